@@ -36,7 +36,9 @@ pub enum CommitError {
         reason: String,
     },
     /// The store overwrites although it was told to create only.
-    #[error("{location} ignores put-if-absent: two writers would overwrite each other's commits; use a store that honours If-None-Match")]
+    #[error(
+        "{location} ignores put-if-absent: two writers would overwrite each other's commits; use a store that honours If-None-Match"
+    )]
     NoPutIfAbsent {
         /// The store's location.
         location: String,

@@ -25,7 +25,20 @@ pub struct DedupExpressions {
 pub struct DedupMemories(pub HashMap<String, Arc<DedupMemory>>);
 
 /// Dedup of a plain bounded query; output schema = input schema.
-pub fn plan_bounded_dedup(_input: Arc<dyn ExecutionPlan>, _expressions: DedupExpressions, _options: DedupOptions) -> Result<Arc<dyn ExecutionPlan>> { unimplemented!() }
+pub fn plan_bounded_dedup(
+    _input: Arc<dyn ExecutionPlan>,
+    _expressions: DedupExpressions,
+    _options: DedupOptions,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    unimplemented!()
+}
 
 /// Dedup of one epoch of a pipeline; output schema = input schema.
-pub fn plan_epoch_dedup(_input: Arc<dyn ExecutionPlan>, _expressions: DedupExpressions, _options: DedupOptions, _memory: Arc<DedupMemory>) -> Result<Arc<dyn ExecutionPlan>> { unimplemented!() }
+pub fn plan_epoch_dedup(
+    _input: Arc<dyn ExecutionPlan>,
+    _expressions: DedupExpressions,
+    _options: DedupOptions,
+    _memory: Arc<DedupMemory>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    unimplemented!()
+}

@@ -6,7 +6,9 @@ use crate::types::{ErrorKind, Offset, PartitionId};
 #[non_exhaustive]
 pub enum SourceError {
     /// Rows between two offsets are gone.
-    #[error("{partition}: rows from offset {expected} are gone; the oldest still held is {available}")]
+    #[error(
+        "{partition}: rows from offset {expected} are gone; the oldest still held is {available}"
+    )]
     Gap {
         /// The partition.
         partition: PartitionId,

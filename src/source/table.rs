@@ -11,7 +11,9 @@ use datafusion::physical_plan::ExecutionPlan;
 use std::sync::Arc;
 
 /// Joins entries.
-pub fn merge_entries(_entries: &[Bytes]) -> Bytes { unimplemented!() }
+pub fn merge_entries(_entries: &[Bytes]) -> Bytes {
+    unimplemented!()
+}
 
 /// `WATERMARK FOR column AS column - delay`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,22 +41,44 @@ pub struct SourceTable {}
 
 impl SourceTable {
     /// New; `name` is used in messages.
-    pub fn new(_name: &str, _source: Arc<dyn Source>, _options: SourceTableOptions) -> Self { unimplemented!() }
+    pub fn new(_name: &str, _source: Arc<dyn Source>, _options: SourceTableOptions) -> Self {
+        unimplemented!()
+    }
     /// The source.
-    pub fn source(&self) -> &Arc<dyn Source> { unimplemented!() }
+    pub fn source(&self) -> &Arc<dyn Source> {
+        unimplemented!()
+    }
     /// The options.
-    pub fn options(&self) -> &SourceTableOptions { unimplemented!() }
+    pub fn options(&self) -> &SourceTableOptions {
+        unimplemented!()
+    }
     /// The same table with the two hidden columns last.
-    pub fn positioned(&self) -> Arc<SourceTable> { unimplemented!() }
+    pub fn positioned(&self) -> Arc<SourceTable> {
+        unimplemented!()
+    }
     /// Whether the hidden columns are in its schema.
-    pub fn is_positioned(&self) -> bool { unimplemented!() }
+    pub fn is_positioned(&self) -> bool {
+        unimplemented!()
+    }
 }
 
 #[async_trait]
 impl TableProvider for SourceTable {
-    fn schema(&self) -> SchemaRef { unimplemented!() }
-    fn table_type(&self) -> TableType { TableType::Base }
-    async fn scan(&self, _: &dyn Session, _: Option<&Vec<usize>>, _: &[Expr], _: Option<usize>) -> Result<Arc<dyn ExecutionPlan>> { unimplemented!() }
+    fn schema(&self) -> SchemaRef {
+        unimplemented!()
+    }
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+    async fn scan(
+        &self,
+        _: &dyn Session,
+        _: Option<&Vec<usize>>,
+        _: &[Expr],
+        _: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        unimplemented!()
+    }
 }
 
 /// Stands for a source in a pipeline's plan and holds the rows of one epoch, hidden columns last.
@@ -63,14 +87,30 @@ pub struct EpochSlot {}
 
 impl EpochSlot {
     /// An empty slot for rows of `schema`, hidden columns included.
-    pub fn new(_schema: SchemaRef) -> Self { unimplemented!() }
+    pub fn new(_schema: SchemaRef) -> Self {
+        unimplemented!()
+    }
     /// Puts the rows of an epoch in, in position order, replacing what was there.
-    pub fn fill(&self, _batches: Vec<RecordBatch>) { unimplemented!() }
+    pub fn fill(&self, _batches: Vec<RecordBatch>) {
+        unimplemented!()
+    }
 }
 
 #[async_trait]
 impl TableProvider for EpochSlot {
-    fn schema(&self) -> SchemaRef { unimplemented!() }
-    fn table_type(&self) -> TableType { TableType::Base }
-    async fn scan(&self, _: &dyn Session, _: Option<&Vec<usize>>, _: &[Expr], _: Option<usize>) -> Result<Arc<dyn ExecutionPlan>> { unimplemented!() }
+    fn schema(&self) -> SchemaRef {
+        unimplemented!()
+    }
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+    async fn scan(
+        &self,
+        _: &dyn Session,
+        _: Option<&Vec<usize>>,
+        _: &[Expr],
+        _: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        unimplemented!()
+    }
 }

@@ -12,7 +12,9 @@ pub enum StateError {
         reason: String,
     },
     /// The memory is full.
-    #[error("{operator} remembers {held_bytes} bytes, and its limit is {limit_bytes} bytes: raise onefold.state_bytes_max or shorten WITHIN")]
+    #[error(
+        "{operator} remembers {held_bytes} bytes, and its limit is {limit_bytes} bytes: raise onefold.state_bytes_max or shorten WITHIN"
+    )]
     Full {
         /// The operator.
         operator: String,

@@ -33,8 +33,11 @@ pub trait OperatorMemory: Debug + Send + Sync {
     fn is_expired(&self, file: &StateFile, watermark: Watermark) -> bool;
 
     /// Joins files into one with the same meaning, dropping what `watermark` has expired.
-    fn merge(&self, files: &[Bytes], watermark: Option<Watermark>)
-    -> Result<EncodedState, StateError>;
+    fn merge(
+        &self,
+        files: &[Bytes],
+        watermark: Option<Watermark>,
+    ) -> Result<EncodedState, StateError>;
 
     /// Bytes of memory held now.
     fn state_bytes(&self) -> u64;

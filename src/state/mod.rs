@@ -1,7 +1,7 @@
 //! Skeleton.
+mod dedup;
 mod error;
 mod memory;
-mod dedup;
 pub use dedup::DedupMemory;
 pub use error::StateError;
 pub use memory::{EncodedState, EpochChanges, Judged, OperatorMemory};
