@@ -1,1 +1,29 @@
-//! Skeleton.
+//! Object stores: opening a folder by URL, making local files durable, and refusing stores on
+//! which two writers would overwrite each other.
+//!
+//! ```text
+//!   LOCATION + OPTIONS --> open_location --> Location { store, store_once, prefix }
+//!                                                        |        |
+//!                              client retries, durable --+        +-- no retries: the one PUT
+//!                                                                     whose answer may be lost
+//! ```
+//!
+//! # Invariants
+//!
+//! 1. What a `put` on a [`Location`] returned for survives a crash of the machine: local files and
+//!    their folders are fsynced.
+//! 2. `store_once` sends each request at most once.
+//!
+//! # Not here
+//!
+//! What the files mean, and what to do when an answer is lost: that is `commit` and `delta`.
+
+mod durable;
+mod error;
+mod location;
+mod probe;
+
+pub use durable::DurableLocal;
+pub use error::StoreError;
+pub use location::{Location, is_store_option, open_location};
+pub use probe::probe_put_if_absent;

@@ -1,0 +1,240 @@
+//! The local file system with fsync: `object_store` 0.13 leaves new files to the page cache.
+
+use async_trait::async_trait;
+use datafusion::common::runtime::SpawnedTask;
+use futures::stream::BoxStream;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions,
+    Result, UploadPart,
+};
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path as FilePath, PathBuf};
+
+const STORE: &str = "DurableLocal";
+
+/// The local file system; what a write returned for is on disk, names included.
+#[derive(Debug, Default)]
+pub struct DurableLocal {
+    inner: LocalFileSystem,
+}
+
+impl DurableLocal {
+    /// The file system of this machine, addressed by absolute paths.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    async fn sync(&self, location: &Path) -> Result<()> {
+        let path = self.inner.path_to_filesystem(location)?;
+        blocking(move || sync_file_and_folder(&path).map_err(generic)).await
+    }
+}
+
+impl fmt::Display for DurableLocal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{STORE}({})", self.inner)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for DurableLocal {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> Result<PutResult> {
+        if matches!(options.mode, PutMode::Update(_)) || !options.attributes.is_empty() {
+            return self.inner.put_opts(location, payload, options).await; // says why it cannot
+        }
+        let path = self.inner.path_to_filesystem(location)?;
+        let replaces = options.mode == PutMode::Overwrite;
+        blocking(move || write_durably(&path, &payload, replaces)).await?;
+        self.inner.get_opts(location, GetOptions { head: true, ..GetOptions::default() }).await.map(
+            |written| PutResult {
+                e_tag: written.meta.e_tag,
+                version: None,
+                extensions: Default::default(),
+            },
+        )
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        let inner = self.inner.put_multipart_opts(location, options).await?;
+        let path = self.inner.path_to_filesystem(location)?;
+        Ok(Box::new(DurableUpload { inner, path }))
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.inner.get_opts(location, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await?;
+        self.sync(to).await
+    }
+
+    async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
+        self.inner.rename_opts(from, to, options).await?;
+        self.sync(to).await
+    }
+}
+
+#[derive(Debug)]
+struct DurableUpload {
+    inner: Box<dyn MultipartUpload>,
+    path: PathBuf,
+}
+
+#[async_trait]
+impl MultipartUpload for DurableUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        self.inner.put_part(data)
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        let done = self.inner.complete().await?;
+        let path = self.path.clone();
+        blocking(move || sync_file_and_folder(&path).map_err(generic)).await?;
+        Ok(done)
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        self.inner.abort().await
+    }
+}
+
+/// Writes to a staging name, fsyncs, and only then gives the file its own name: a reader sees the
+/// whole file or none.
+fn write_durably(path: &FilePath, payload: &PutPayload, replaces: bool) -> Result<()> {
+    let (mut file, staging) = create_staging(path).map_err(generic)?;
+    let written = payload.iter().try_for_each(|part| file.write_all(part));
+    let named = written.and_then(|()| file.sync_all()).and_then(|()| {
+        if replaces { std::fs::rename(&staging, path) } else { std::fs::hard_link(&staging, path) }
+    });
+    if !replaces || named.is_err() {
+        // A staging file that stays behind is never listed and never read.
+        drop(std::fs::remove_file(&staging));
+    }
+    match named {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            Err(Error::AlreadyExists { path: path.display().to_string(), source: Box::new(error) })
+        }
+        named => named.and_then(|()| sync_folder(path)).map_err(generic),
+    }
+}
+
+/// Creates `path#1`, `path#2`, ...: names that `LocalFileSystem` leaves out of its listings.
+fn create_staging(path: &FilePath) -> io::Result<(File, PathBuf)> {
+    let mut number = 1_u64;
+    loop {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!("#{number}"));
+        let staging = PathBuf::from(name);
+        match OpenOptions::new().write(true).create_new(true).open(&staging) {
+            Ok(file) => return Ok((file, staging)),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
+            Err(error) if error.kind() == ErrorKind::NotFound => create_folders(path)?,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Creates the folders above `path`, and fsyncs each folder that got a new entry.
+fn create_folders(path: &FilePath) -> io::Result<()> {
+    let missing: Vec<PathBuf> = path
+        .ancestors()
+        .skip(1)
+        .take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists())
+        .map(FilePath::to_path_buf)
+        .collect();
+    for folder in missing.iter().rev() {
+        match std::fs::create_dir(folder) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+            _ => sync_folder(folder)?,
+        }
+    }
+    Ok(())
+}
+
+fn sync_file_and_folder(path: &FilePath) -> io::Result<()> {
+    File::open(path)?.sync_all()?;
+    sync_folder(path)
+}
+
+fn sync_folder(path: &FilePath) -> io::Result<()> {
+    match path.parent() {
+        Some(folder) if cfg!(unix) => File::open(folder)?.sync_all(),
+        _ => Ok(()), // elsewhere a folder cannot be opened as a file
+    }
+}
+
+fn generic(error: io::Error) -> Error {
+    Error::Generic { store: STORE, source: Box::new(error) }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    SpawnedTask::spawn_blocking(work)
+        .join()
+        .await
+        .map_err(|error| Error::Generic { store: STORE, source: Box::new(error) })?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use object_store::ObjectStoreExt;
+
+    #[tokio::test]
+    async fn a_file_is_created_once_and_replaced_only_when_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = DurableLocal::new();
+        let path = Path::from_absolute_path(folder.path()).unwrap().join("a").join("b.json");
+        let create = || PutOptions::from(PutMode::Create);
+        store.put_opts(&path, "one".into(), create()).await.unwrap();
+        let second = store.put_opts(&path, "two".into(), create()).await;
+        assert!(matches!(second, Err(Error::AlreadyExists { .. })), "{second:?}");
+        assert_eq!(store.get(&path).await.unwrap().bytes().await.unwrap(), "one");
+        store.put(&path, "three".into()).await.unwrap();
+        assert_eq!(store.get(&path).await.unwrap().bytes().await.unwrap(), "three");
+        let names = std::fs::read_dir(folder.path().join("a")).unwrap().count();
+        assert_eq!(names, 1, "no staging file stays behind");
+    }
+
+    #[tokio::test]
+    async fn a_staging_file_left_by_a_crash_is_neither_read_nor_in_the_way() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("x#1"), "half").unwrap();
+        let store = DurableLocal::new();
+        let path = Path::from_absolute_path(folder.path()).unwrap().join("x");
+        store.put(&path, "whole".into()).await.unwrap();
+        assert_eq!(store.get(&path).await.unwrap().bytes().await.unwrap(), "whole");
+    }
+}
