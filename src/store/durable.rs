@@ -56,13 +56,10 @@ impl ObjectStore for DurableLocal {
         let path = self.inner.path_to_filesystem(location)?;
         let replaces = options.mode == PutMode::Overwrite;
         blocking(move || write_durably(&path, &payload, replaces)).await?;
-        self.inner.get_opts(location, GetOptions { head: true, ..GetOptions::default() }).await.map(
-            |written| PutResult {
-                e_tag: written.meta.e_tag,
-                version: None,
-                extensions: Default::default(),
-            },
-        )
+        self.inner
+            .get_opts(location, GetOptions { head: true, ..GetOptions::default() })
+            .await
+            .map(|written| PutResult { e_tag: written.meta.e_tag, version: None })
     }
 
     async fn put_multipart_opts(
