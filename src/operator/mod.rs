@@ -1,3 +1,8 @@
-//! Skeleton.
+//! Physical operators, one folder each.
+//!
+//! Not here: what may be planned where (that is `plan`), and what is remembered between epochs
+//! (that is `state`).
+
 mod dedup;
-pub use dedup::{DedupExpressions, DedupMemories, plan_bounded_dedup, plan_epoch_dedup};
+
+pub use dedup::{DedupError, DedupExec, DedupExpressions, plan_bounded_dedup};
