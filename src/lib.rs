@@ -1,15 +1,24 @@
 //! Onefold: every event is folded in once.
+#![doc = include_str!("../README.md")]
 
-pub mod commit;
-pub mod delta;
+pub mod error;
 pub mod key;
 pub mod operator;
-pub mod pipeline;
 pub mod plan;
-pub mod source;
+pub mod session;
 pub mod sql;
-pub mod state;
 pub mod store;
-#[cfg(feature = "testing")]
-pub mod testing;
 pub mod types;
+
+pub use arrow;
+pub use datafusion;
+pub use error::Error;
+pub use object_store;
+pub use types::ErrorKind;
+
+/// What a program that embeds a session needs.
+pub mod prelude {
+    pub use crate::error::Error;
+    pub use crate::session::OnefoldContextExt;
+    pub use crate::types::ErrorKind;
+}

@@ -1,1 +1,30 @@
-//! Skeleton.
+//! What DEDUP means to a planner: its logical node, what may be pushed below it, and how it runs.
+//!
+//! ```text
+//!   carrier --DedupRelationPlanner--> DedupNode --optimizer--> DedupNode --query planner--> exec
+//!             names resolved,                     key predicates
+//!             options checked                     below, nothing else
+//! ```
+//!
+//! # Invariants
+//!
+//! 1. A predicate goes below DEDUP only if it cannot tell two copies of a key apart: it reads
+//!    bare key columns only, of types whose equal values are identical.
+//! 2. A volatile predicate never goes below DEDUP, and neither does a limit.
+//!
+//! # Not here
+//!
+//! Grammar (that is `sql`), rows (that is `operator`).
+
+mod error;
+mod expressions;
+mod node;
+mod planner;
+mod relation;
+mod volatile;
+
+pub use error::PlanError;
+pub use node::DedupNode;
+pub use planner::{DedupExtensionPlanner, OnefoldQueryPlanner};
+pub use relation::DedupRelationPlanner;
+pub use volatile::KeepVolatileAboveDedup;

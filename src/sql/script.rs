@@ -134,7 +134,7 @@ mod tests {
         let text = "SELECT *\nFROM (a JOIN b ON a.x = b.x) DEDUP BY x WITHIN UNBOUNDED";
         let error = parse_script(text, &GenericDialect {}).unwrap_err().to_string();
         assert!(
-            error.starts_with("DEDUP BY at line 2, column 31: DEDUP BY must follow"),
+            error.starts_with("DEDUP BY at line 2, column 30: DEDUP BY must follow"),
             "{error}"
         );
     }

@@ -19,23 +19,3 @@ pub enum ErrorKind {
     /// A bug in this crate: please report it.
     Internal,
 }
-
-/// A name that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum NameError {
-    /// The name of a pipeline is empty, too long, or holds other characters.
-    #[error("pipeline name {name:?} must be 1 to 64 of a-z, A-Z, 0-9, '_' and '-'")]
-    Pipeline {
-        /// The refused name.
-        name: String,
-    },
-}
-
-impl NameError {
-    /// What the caller can do about it.
-    #[must_use]
-    pub const fn kind(&self) -> ErrorKind {
-        ErrorKind::Invalid
-    }
-}

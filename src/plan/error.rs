@@ -1,0 +1,53 @@
+//! Why a DEDUP clause cannot be planned.
+
+use crate::types::ErrorKind;
+use datafusion::error::DataFusionError;
+
+/// Why a DEDUP clause cannot be planned.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// A part of the clause does not make sense for this input.
+    #[error("DEDUP BY at line {line}, column {column}: {reason}")]
+    Clause {
+        /// Line of the word DEDUP, from 1.
+        line: u64,
+        /// Column of the word DEDUP in characters, from 1.
+        column: u64,
+        /// What is wrong, and what to write.
+        reason: String,
+    },
+    /// The input never ends.
+    #[error(
+        "DEDUP BY over an unbounded table needs a pipeline, which is not supported yet: declare \
+         the table without UNBOUNDED"
+    )]
+    Unbounded,
+    /// The session has a query planner of its own.
+    #[error("the session already has the query planner {planner}; install onefold before it")]
+    ForeignPlanner {
+        /// The planner as it names itself.
+        planner: String,
+    },
+}
+
+impl PlanError {
+    /// What the caller can do about it.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Clause { .. } => ErrorKind::Invalid,
+            Self::Unbounded | Self::ForeignPlanner { .. } => ErrorKind::Unsupported,
+        }
+    }
+
+    pub(super) fn clause((line, column): (u64, u64), reason: impl Into<String>) -> Self {
+        Self::Clause { line, column, reason: reason.into() }
+    }
+}
+
+impl From<PlanError> for DataFusionError {
+    fn from(error: PlanError) -> Self {
+        Self::External(Box::new(error))
+    }
+}

@@ -1,0 +1,58 @@
+//! From `DedupNode` to what runs.
+
+use super::{DedupNode, PlanError};
+use crate::operator::{DedupExpressions, plan_bounded_dedup};
+use async_trait::async_trait;
+use datafusion::catalog::Session;
+use datafusion::common::Result;
+use datafusion::execution::context::QueryPlanner;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::{LogicalPlan, UserDefinedLogicalNode};
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
+use std::sync::Arc;
+
+/// Plans our nodes inside any planner that takes extension planners.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DedupExtensionPlanner;
+
+#[async_trait]
+impl ExtensionPlanner for DedupExtensionPlanner {
+    async fn plan_extension(
+        &self,
+        planner: &dyn PhysicalPlanner,
+        node: &dyn UserDefinedLogicalNode,
+        _: &[&LogicalPlan],
+        inputs: &[Arc<dyn ExecutionPlan>],
+        session: &dyn Session,
+        context: &PhysicalPlanningContext,
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let Some(dedup) = node.as_any().downcast_ref::<DedupNode>() else { return Ok(None) };
+        let input = Arc::clone(&inputs[0]);
+        if input.boundedness().is_unbounded() {
+            return Err(PlanError::Unbounded.into());
+        }
+        let physical =
+            |expr| planner.create_physical_expr(expr, dedup.input.schema(), session, context);
+        let keys = dedup.keys.iter().map(physical).collect::<Result<Vec<_>>>()?;
+        let time = dedup.time.as_ref().map(physical).transpose()?;
+        plan_bounded_dedup(input, DedupExpressions { keys, time }, dedup.options).map(Some)
+    }
+}
+
+/// DataFusion's default planner with ours inside.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OnefoldQueryPlanner;
+
+#[async_trait]
+impl QueryPlanner for OnefoldQueryPlanner {
+    async fn create_physical_plan(
+        &self,
+        plan: &LogicalPlan,
+        session: &dyn Session,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(DedupExtensionPlanner)])
+            .create_physical_plan(plan, session)
+            .await
+    }
+}

@@ -1,0 +1,50 @@
+//! The command line as a user meets it: output, exit codes, errors on standard error.
+
+use std::process::{Command, Output, Stdio};
+
+#[test]
+fn a_query_prints_its_rows_and_ends_with_zero() {
+    let done = onefold(&["sql", "--format", "csv", "-c", "SELECT 1 AS a; SELECT 'x' AS b"]);
+    assert_eq!(done.status.code(), Some(0));
+    assert_eq!(text(&done.stdout), "a\n1\nb\nx\n");
+    assert!(done.stderr.is_empty());
+}
+
+#[test]
+fn the_example_script_runs_and_counts_each_click_once() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/sql/dedup.sql");
+    let done = onefold(&["sql", "--format", "ndjson", "-f", script]);
+    assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
+    let out = text(&done.stdout);
+    assert!(out.contains(r#"{"page":"about","clicks":1}"#), "{out}");
+    assert!(out.contains(r#"{"page":"home","clicks":4}"#), "{out}");
+}
+
+#[test]
+fn mistakes_of_the_user_end_with_one_and_say_where() {
+    let wrong = onefold(&["sql", "-c", "SELECT *\nFROM t DEDUP BY a"]);
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(wrong.stdout.is_empty());
+    assert!(text(&wrong.stderr).contains("line 2, column 8: WITHIN is missing"));
+    assert_eq!(onefold(&["sql", "-f", "no/such/file.sql"]).status.code(), Some(1));
+    assert_eq!(onefold(&["nonsense"]).status.code(), Some(1));
+    assert_eq!(onefold(&["--help"]).status.code(), Some(0));
+}
+
+#[test]
+fn a_failure_while_running_ends_with_two() {
+    let failed = onefold(&["sql", "-c", "SELECT 1 / (a - a) FROM (VALUES (1)) AS v(a)"]);
+    assert_eq!(failed.status.code(), Some(2), "{}", text(&failed.stderr));
+}
+
+fn onefold(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_onefold"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
