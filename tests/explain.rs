@@ -45,7 +45,7 @@ async fn a_volatile_predicate_and_a_limit_stay_above() {
     let limit = explain(&format!("SELECT * FROM t {HOUR} LIMIT 1")).await;
     assert!(position(&limit, "Limit: ") < position(&limit, "Dedup: "), "{limit:#?}");
     let below = limit.iter().skip(position(&limit, "Dedup: ") + 1);
-    let below: Vec<&String> = below.take_while(|line| !line.contains("physical")).collect();
+    let below: Vec<&String> = below.take_while(|line| !line.contains("Exec")).collect();
     assert!(!below.iter().any(|line| line.contains("fetch=")), "{limit:#?}");
 }
 

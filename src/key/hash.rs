@@ -69,7 +69,7 @@ impl KeyHasher {
             nulls = NullBuffer::union(nulls.as_ref(), column.logical_nulls().as_ref());
             cells.push(Cells::try_new(column)?);
         }
-        let rows = columns.first().map_or(0, |column| column.len());
+        let rows = columns.first().map_or(0, Array::len);
         hashes.reserve(rows);
         let mut bytes = Vec::with_capacity(64);
         for row in 0..rows {

@@ -46,13 +46,12 @@ pub(super) struct Parts<'a> {
 /// Appends the carrier of a clause whose first word stands at `span`.
 pub(super) fn write_carrier(parts: &Parts<'_>, span: Span, out: &mut Vec<TokenWithSpan>) {
     let word = |text: &str| Token::make_word(text, None);
-    let push =
-        |tokens: &mut Vec<TokenWithSpan>, token| tokens.push(TokenWithSpan::new(token, span));
+    let spanned = |token| TokenWithSpan::new(token, span);
     let open = [word("PIVOT"), Token::LParen, word(MARK), Token::LParen];
-    open.into_iter().for_each(|token| push(out, token));
+    out.extend(open.map(spanned));
     out.extend_from_slice(parts.keys);
     let between = [Token::RParen, word("FOR"), word("within"), word("IN"), Token::LParen];
-    between.into_iter().for_each(|token| push(out, token));
+    out.extend(between.map(spanned));
     let optional = [("W", parts.within), ("T", parts.time), ("L", parts.lateness)];
     let present: String =
         optional.iter().filter(|(_, tokens)| tokens.is_some()).map(|(letter, _)| *letter).collect();
@@ -60,13 +59,13 @@ pub(super) fn write_carrier(parts: &Parts<'_>, span: Span, out: &mut Vec<TokenWi
     let nulls = parts.nulls;
     let (line, column) = (span.start.line, span.start.column);
     let options = format!("{present};{late};{nulls};{line};{column}");
-    push(out, Token::SingleQuotedString(options));
+    out.push(spanned(Token::SingleQuotedString(options)));
     for tokens in optional.into_iter().filter_map(|(_, tokens)| tokens) {
-        push(out, Token::Comma);
+        out.push(spanned(Token::Comma));
         out.extend_from_slice(tokens);
     }
-    push(out, Token::RParen);
-    push(out, Token::RParen);
+    out.push(spanned(Token::RParen));
+    out.push(spanned(Token::RParen));
 }
 
 /// Reads a carrier back; any other table factor comes back unchanged.

@@ -20,7 +20,7 @@ pub fn desugar(text: &str) -> Result<String, SqlError> {
     if !tokens.iter().enumerate().any(|(index, _)| clause_body(&tokens, index).is_some()) {
         return Ok(text.to_owned());
     }
-    let rewritten = rewrite(tokens, &dialect)?;
+    let rewritten = rewrite(&tokens, &dialect)?;
     let mut out = String::new();
     for token in &rewritten {
         let is_word = matches!(token.token, Token::Word(_));
@@ -41,13 +41,13 @@ pub(super) fn tokenize(text: &str, dialect: &dyn Dialect) -> Result<Vec<TokenWit
 
 /// Puts a carrier in the place of every clause; all other tokens stay as they are.
 pub(super) fn rewrite(
-    tokens: Vec<TokenWithSpan>,
+    tokens: &[TokenWithSpan],
     dialect: &dyn Dialect,
 ) -> Result<Vec<TokenWithSpan>, SqlError> {
     let mut out = Vec::with_capacity(tokens.len());
     let mut index = 0;
     while index < tokens.len() {
-        let Some(body) = clause_body(&tokens, index) else {
+        let Some(body) = clause_body(tokens, index) else {
             out.push(tokens[index].clone());
             index += 1;
             continue;

@@ -31,7 +31,7 @@ pub fn parse_script(text: &str, dialect: &dyn Dialect) -> Result<Vec<ParsedState
         let start = byte_offset(text, first.span.start);
         let end = byte_offset(text, last.span.end).max(start);
         let own = text.get(start..end).unwrap_or(text).to_owned();
-        let statement = parse_one(part.to_vec(), dialect)?;
+        let statement = parse_one(part, dialect)?;
         statements.push(ParsedStatement { statement, text: own });
     }
     Ok(statements)
@@ -46,7 +46,7 @@ pub fn is_complete(text: &str, dialect: &dyn Dialect) -> bool {
     last.is_none_or(|last| last.token == Token::SemiColon)
 }
 
-fn parse_one(tokens: Vec<TokenWithSpan>, dialect: &dyn Dialect) -> Result<Statement, SqlError> {
+fn parse_one(tokens: &[TokenWithSpan], dialect: &dyn Dialect) -> Result<Statement, SqlError> {
     const PLACES: &str = "DEDUP BY must follow a table, view, CTE, table function or parenthesised \
                           query";
     let failed = |error| SqlError::Statement(Box::new(error));

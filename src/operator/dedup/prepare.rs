@@ -148,8 +148,8 @@ fn prepare(
         .iter()
         .map(|key| key.evaluate(batch)?.into_array(rows))
         .collect::<Result<Vec<ArrayRef>>>()?;
-    let mut hashes = Vec::with_capacity(rows);
-    let nulls = hasher.hash(&keys, &mut hashes)?;
+    let mut digests = Vec::with_capacity(rows);
+    let nulls = hasher.hash(&keys, &mut digests)?;
     let time = match &expressions.time {
         Some(time) => to_micros(&time.evaluate(batch)?.into_array(rows)?)?,
         None => Int64Array::from(vec![0; rows]),
@@ -157,8 +157,8 @@ fn prepare(
     let null_keys: BooleanArray =
         (0..rows).map(|row| Some(nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)))).collect();
     let mut columns = batch.columns().to_vec();
-    columns.push(Arc::new(UInt64Array::from_iter_values(hashes.iter().map(|h| (h >> 64) as u64))));
-    columns.push(Arc::new(UInt64Array::from_iter_values(hashes.iter().map(|h| *h as u64))));
+    columns.push(Arc::new(UInt64Array::from_iter_values(digests.iter().map(|h| (h >> 64) as u64))));
+    columns.push(Arc::new(UInt64Array::from_iter_values(digests.iter().map(|h| *h as u64))));
     columns.push(Arc::new(time));
     columns.push(Arc::new(null_keys));
     Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)

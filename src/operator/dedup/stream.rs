@@ -48,7 +48,7 @@ impl DedupStream {
     }
 
     fn dedup(&mut self, batch: &RecordBatch) -> Result<RecordBatch> {
-        let timer = self.baseline.elapsed_compute().timer();
+        let working = self.baseline.elapsed_compute().timer();
         let own = self.schema.fields().len();
         let high = batch.column(own).as_primitive::<UInt64Type>().values();
         let low = batch.column(own + 1).as_primitive::<UInt64Type>().values();
@@ -70,7 +70,7 @@ impl DedupStream {
         self.rows_in.add(batch.num_rows());
         let kept = RecordBatch::try_new(Arc::clone(&self.schema), batch.columns()[..own].to_vec())?;
         let kept = filter_record_batch(&kept, &BooleanArray::from(keep))?;
-        timer.done();
+        working.done();
         Ok(kept)
     }
 }
