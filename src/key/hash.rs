@@ -342,10 +342,10 @@ mod tests {
     fn another_secret_gives_other_hashes() {
         let column: ArrayRef = Arc::new(Int64Array::from(vec![7]));
         let with = |secret| {
-            let mut hashes = Vec::new();
+            let mut found = Vec::new();
             let hasher = KeyHasher::try_new([secret; 16], &[DataType::Int64]).unwrap();
-            hasher.hash(&[Arc::clone(&column)], &mut hashes).unwrap();
-            hashes[0]
+            hasher.hash(&[Arc::clone(&column)], &mut found).unwrap();
+            found[0]
         };
         assert_ne!(with(1), with(2));
     }
@@ -380,9 +380,9 @@ mod tests {
 
     fn hash(columns: &[ArrayRef]) -> (Vec<u128>, Option<NullBuffer>) {
         let types: Vec<DataType> = columns.iter().map(|c| c.data_type().clone()).collect();
-        let mut hashes = Vec::new();
+        let mut found = Vec::new();
         let hasher = KeyHasher::try_new([7; 16], &types).unwrap();
-        let nulls = hasher.hash(columns, &mut hashes).unwrap();
-        (hashes, nulls)
+        let nulls = hasher.hash(columns, &mut found).unwrap();
+        (found, nulls)
     }
 }
