@@ -1,5 +1,6 @@
 //! All integration tests, in one binary so that DataFusion is linked once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic")]
+#![allow(clippy::future_not_send, reason = "tests run on one thread")]
 
 mod cli;
 mod explain;
