@@ -95,7 +95,7 @@ fn insert_bare(table: &mut Bare, key: u128, at: i64) -> bool {
     }
 }
 
-/// SplitMix64, twice: uniform and seeded.
+/// A seeded, uniform generator (`SplitMix64`, two draws a hash).
 struct Random(u64);
 
 impl Random {
