@@ -1,12 +1,15 @@
 //! Onefold: every event is folded in once.
 #![doc = include_str!("../README.md")]
 
+pub mod commit;
 pub mod error;
 pub mod key;
 pub mod operator;
 pub mod plan;
 pub mod session;
+pub mod source;
 pub mod sql;
+pub mod state;
 pub mod store;
 pub mod types;
 

@@ -19,3 +19,23 @@ pub enum ErrorKind {
     /// A bug in this crate: please report it.
     Internal,
 }
+
+/// A name that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NameError {
+    /// A pipeline's name is a folder and part of a transaction id.
+    #[error("pipeline name {name:?} is not 1 to 64 of a-z A-Z 0-9 _ -")]
+    Pipeline {
+        /// The name.
+        name: String,
+    },
+}
+
+impl NameError {
+    /// What the caller can do about it.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        ErrorKind::Invalid
+    }
+}

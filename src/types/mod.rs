@@ -1,21 +1,32 @@
-//! The words every other room speaks: times, what a clause asks for, and the port to chance.
+//! The words every other room speaks: times, positions, names, limits, and the ports to the world.
 //!
 //! ```text
 //!   EventTime < Watermark        when a row happened / the promise about rows still to come
-//!   DedupOptions                 what the user asked for, checked and with units
-//!   Entropy                      the only way to chance
+//!   Epoch, Incarnation, Offset   one atomic step / who takes it / where a partition stands
+//!   DedupOptions, Settings       what the user asked for, checked and with units
+//!   Clock, Entropy               the only ways to time and to chance
 //! ```
 //!
 //! # Not here
 //!
 //! No Arrow compute, no async runtime, no I/O: this room imports nothing of ours.
 
+mod clock;
+mod columns;
 mod dedup;
 mod entropy;
 mod error;
+mod names;
+mod settings;
+mod state_file;
 mod time;
 
+pub use clock::{Clock, SystemClock};
+pub use columns::{POSITION_COLUMN, Position, WATERMARK_COLUMN, hidden_fields, is_hidden};
 pub use dedup::{DedupOptions, LatePolicy, NullKeys, Within};
 pub use entropy::{Entropy, SystemEntropy};
-pub use error::ErrorKind;
+pub use error::{ErrorKind, NameError};
+pub use names::{Epoch, Incarnation, Offset, PartitionId, PipelineId};
+pub use settings::Settings;
+pub use state_file::StateFile;
 pub use time::{EventTime, Watermark, format_duration_us};

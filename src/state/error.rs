@@ -1,0 +1,38 @@
+//! What can go wrong with remembered state.
+
+use crate::types::ErrorKind;
+
+/// Why an operator's memory cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateError {
+    /// A state file does not hold what its format says.
+    #[error("state file is corrupt: {reason}")]
+    Corrupt {
+        /// What is wrong.
+        reason: String,
+    },
+    /// The memory is full.
+    #[error(
+        "{operator} remembers {held_bytes} bytes, and its limit is {limit_bytes} bytes: raise onefold.state_bytes_max or shorten WITHIN"
+    )]
+    Full {
+        /// The operator.
+        operator: String,
+        /// Bytes held.
+        held_bytes: u64,
+        /// The limit.
+        limit_bytes: u64,
+    },
+}
+
+impl StateError {
+    /// What the caller can do about it.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Corrupt { .. } => ErrorKind::Data,
+            Self::Full { .. } => ErrorKind::Exhausted,
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! The `OperatorMemory` port: what an operator of a pipeline remembers from epoch to epoch.
+
+use super::StateError;
+use crate::types::{EventTime, StateFile, Watermark};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+/// The memory of one operator: changed by the plan of an epoch, saved by the pipeline.
+///
+/// ```text
+///   restore -> ( begin_epoch -> [the plan runs] -> finish_epoch )*
+/// ```
+///
+/// After an error, or when an epoch was begun and not finished, the memory is in no known state:
+/// drop it and restore another.
+pub trait OperatorMemory: Debug + Send + Sync {
+    /// The kind and every parameter its files depend on; files of another one are refused.
+    fn fingerprint(&self) -> String;
+
+    /// Loads the memory from its files, replacing what it held. `hash_key` is the key of the
+    /// 128-bit key hash, random per pipeline.
+    fn restore(&self, hash_key: [u8; 16], files: &[Bytes]) -> Result<(), StateError>;
+
+    /// Starts the counts of an epoch.
+    fn begin_epoch(&self);
+
+    /// Ends an epoch: returns what it added and how rows were judged, then forgets all that
+    /// `watermark`, the lowest of its sources, allows to be forgotten.
+    fn finish_epoch(&self, watermark: Option<Watermark>) -> Result<EpochChanges, StateError>;
+
+    /// Whether nothing in `file` can matter any more once the watermark is `watermark`.
+    fn is_expired(&self, file: &StateFile, watermark: Watermark) -> bool;
+
+    /// Joins files into one with the same meaning, dropping what `watermark` has expired.
+    fn merge(
+        &self,
+        files: &[Bytes],
+        watermark: Option<Watermark>,
+    ) -> Result<EncodedState, StateError>;
+
+    /// Bytes of memory held now.
+    fn state_bytes(&self) -> u64;
+
+    /// Keys held now.
+    fn keys_held(&self) -> u64;
+}
+
+/// What one epoch did to an operator's memory.
+#[derive(Clone, Debug, Default)]
+pub struct EpochChanges {
+    /// The entries added, to be saved with the epoch; `None` if there are none.
+    pub added: Option<EncodedState>,
+    /// How rows were judged, by the partition ordinal in their position.
+    pub judged: BTreeMap<u64, Judged>,
+}
+
+/// The content of a state file to be written.
+#[derive(Clone, Debug)]
+pub struct EncodedState {
+    /// The file's bytes.
+    pub bytes: Bytes,
+    /// Entries inside.
+    pub entries: u64,
+    /// Earliest event time inside.
+    pub time_min: Option<EventTime>,
+    /// Latest event time inside.
+    pub time_max: Option<EventTime>,
+}
+
+/// How the rows of one source partition were judged in one epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Judged {
+    /// Rows let through as the first of their key, remembered as anchors.
+    pub rows_accepted: u64,
+    /// Rows dropped as duplicates.
+    pub rows_duplicate: u64,
+    /// Undecidable rows that were dropped.
+    pub rows_late: u64,
+    /// Undecidable rows that were let through (LATE PASS).
+    pub rows_late_passed: u64,
+    /// Rows let through because their key has a NULL in it (NULLS DISTINCT).
+    pub rows_null_key: u64,
+    /// Event time of the oldest undecidable row that had one.
+    pub oldest_late: Option<EventTime>,
+    /// Sum modulo 2^128 of the key hashes of the accepted rows.
+    pub digest: u128,
+}

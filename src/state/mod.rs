@@ -1,0 +1,16 @@
+//! What the operators of a pipeline remember between epochs, and the files it is saved in.
+//!
+//! ```text
+//!   restore <- state files named by the manifest of the last epoch
+//!   begin_epoch -> [plan runs] -> finish_epoch -> EncodedState -> one more state file
+//! ```
+//!
+//! # Not here
+//!
+//! No object store and no manifest: `pipeline` writes and reads the bytes.
+
+mod error;
+mod memory;
+
+pub use error::StateError;
+pub use memory::{EncodedState, EpochChanges, Judged, OperatorMemory};

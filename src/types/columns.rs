@@ -1,0 +1,67 @@
+//! The hidden columns that carry a row's position and its partition's watermark through a plan.
+//!
+//! ```text
+//!   position    = partition ordinal << 40 | row number    UInt64, never NULL
+//!   watermark   = wm_p(o) in microseconds                  Int64, NULL: nothing promised yet
+//! ```
+//!
+//! The watermark of a row is what its partition promised *before* that row: lateness belongs to
+//! the row and its log, never to the batch. Both are stamped at the source, before any filter.
+
+use arrow::datatypes::{DataType, Field};
+
+/// Name of the hidden position column, UInt64 and never NULL.
+pub const POSITION_COLUMN: &str = "__onefold_position";
+
+/// Name of the hidden watermark column, nullable Int64: microseconds since the Unix epoch.
+pub const WATERMARK_COLUMN: &str = "__onefold_watermark";
+
+/// The two hidden columns, position first.
+#[must_use]
+pub fn hidden_fields() -> [Field; 2] {
+    [
+        Field::new(POSITION_COLUMN, DataType::UInt64, false),
+        Field::new(WATERMARK_COLUMN, DataType::Int64, true),
+    ]
+}
+
+/// Whether `name` is one of the hidden columns.
+#[must_use]
+pub fn is_hidden(name: &str) -> bool {
+    name == POSITION_COLUMN || name == WATERMARK_COLUMN
+}
+
+/// Where a row stands among all rows of one epoch or one scan: by partition, then by row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position(pub u64);
+
+impl Position {
+    const ROW_BITS: u32 = 40;
+
+    /// Most partitions that one epoch or scan can tell apart.
+    pub const PARTITIONS_MAX: u64 = 1 << (64 - Self::ROW_BITS);
+
+    /// Most rows of one partition that one epoch or scan can tell apart.
+    pub const ROWS_MAX: u64 = 1 << Self::ROW_BITS;
+
+    /// The position of row `row` in the partition with ordinal `partition`.
+    ///
+    /// Both must be below their maximum; the caller checks, as only it can name the partition.
+    #[must_use]
+    pub const fn new(partition: u64, row: u64) -> Self {
+        debug_assert!(partition < Self::PARTITIONS_MAX && row < Self::ROWS_MAX);
+        Self(partition << Self::ROW_BITS | row)
+    }
+
+    /// The ordinal of the partition within the epoch or scan.
+    #[must_use]
+    pub const fn partition(self) -> u64 {
+        self.0 >> Self::ROW_BITS
+    }
+
+    /// The number of the row within its partition's part of the epoch or scan.
+    #[must_use]
+    pub const fn row(self) -> u64 {
+        self.0 & (Self::ROWS_MAX - 1)
+    }
+}

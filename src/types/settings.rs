@@ -1,0 +1,59 @@
+//! The numbers a user can set, each with its unit, default, limit and consequence.
+
+/// Settings of pipelines and tables; `SET onefold.<name> = <value>` sets the same names.
+///
+/// A pipeline keeps the settings it was created with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Settings {
+    /// Most rows one epoch reads from all sources together. Default 1 000 000; at least 1.
+    ///
+    /// Larger epochs make larger files and fewer table versions, and lose more work in a crash.
+    pub epoch_rows_max: u64,
+
+    /// Most bytes of decoded rows one epoch reads from all sources together. Default 256 MiB; at
+    /// least 1. One batch more than this may be read, never more than one.
+    pub epoch_bytes_max: u64,
+
+    /// Longest time in milliseconds an epoch collects rows before it is committed, when rows come
+    /// slower than the two limits above. Default 10 000; at least 0, which commits what is there.
+    pub epoch_time_max_ms: u64,
+
+    /// How long in milliseconds a pipeline that found nothing new waits before it looks again.
+    /// Default 500; at least 1. Shorter finds rows sooner, and asks the source more often.
+    pub poll_interval_ms: u64,
+
+    /// Most bytes of memory the operators of one pipeline may remember. Default 4 GiB; at least
+    /// 1 MiB. When it is reached the pipeline stops with an error; it never forgets silently.
+    pub state_bytes_max: u64,
+
+    /// Name of the next pipeline to be created. Default empty: the unnamed pipeline of its table.
+    pub pipeline: String,
+
+    /// Rows below which a data file counts as small and is compacted with its like.
+    /// Default 262 144; at least 0, which never compacts.
+    pub compact_rows_min: u64,
+
+    /// How many small or half-masked files make a table compaction worth its while.
+    /// Default 16; at least 2.
+    pub compact_files_min: u64,
+
+    /// Commits between two Delta checkpoints. Default 100; at least 1.
+    pub checkpoint_interval: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            epoch_rows_max: 1_000_000,
+            epoch_bytes_max: 256 << 20,
+            epoch_time_max_ms: 10_000,
+            poll_interval_ms: 500,
+            state_bytes_max: 4 << 30,
+            pipeline: String::new(),
+            compact_rows_min: 262_144,
+            compact_files_min: 16,
+            checkpoint_interval: 100,
+        }
+    }
+}
