@@ -1,6 +1,7 @@
 //! What can go wrong with remembered state.
 
 use crate::types::ErrorKind;
+use datafusion::error::DataFusionError;
 
 /// Why an operator's memory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -34,5 +35,11 @@ impl StateError {
             Self::Corrupt { .. } => ErrorKind::Data,
             Self::Full { .. } => ErrorKind::Exhausted,
         }
+    }
+}
+
+impl From<StateError> for DataFusionError {
+    fn from(error: StateError) -> Self {
+        Self::External(Box::new(error))
     }
 }

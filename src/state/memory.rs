@@ -19,8 +19,13 @@ pub trait OperatorMemory: Debug + Send + Sync {
     fn fingerprint(&self) -> String;
 
     /// Loads the memory from its files, replacing what it held. `hash_key` is the key of the
-    /// 128-bit key hash, random per pipeline.
-    fn restore(&self, hash_key: [u8; 16], files: &[Bytes]) -> Result<(), StateError>;
+    /// 128-bit key hash, random per pipeline; what `watermark` has expired is not loaded.
+    fn restore(
+        &self,
+        hash_key: [u8; 16],
+        files: &[Bytes],
+        watermark: Option<Watermark>,
+    ) -> Result<(), StateError>;
 
     /// Starts the counts of an epoch.
     fn begin_epoch(&self);
@@ -32,18 +37,22 @@ pub trait OperatorMemory: Debug + Send + Sync {
     /// Whether nothing in `file` can matter any more once the watermark is `watermark`.
     fn is_expired(&self, file: &StateFile, watermark: Watermark) -> bool;
 
-    /// Joins files into one with the same meaning, dropping what `watermark` has expired.
+    /// Joins files into one with the same meaning, dropping what `watermark` has expired; `None`
+    /// if nothing is left.
     fn merge(
         &self,
         files: &[Bytes],
         watermark: Option<Watermark>,
-    ) -> Result<EncodedState, StateError>;
+    ) -> Result<Option<EncodedState>, StateError>;
 
     /// Bytes of memory held now.
     fn state_bytes(&self) -> u64;
 
     /// Keys held now.
     fn keys_held(&self) -> u64;
+
+    /// Whether it never forgets anything.
+    fn is_unbounded(&self) -> bool;
 }
 
 /// What one epoch did to an operator's memory.
@@ -85,4 +94,20 @@ pub struct Judged {
     pub oldest_late: Option<EventTime>,
     /// Sum modulo 2^128 of the key hashes of the accepted rows.
     pub digest: u128,
+}
+
+impl Judged {
+    /// Adds the counts of `other`.
+    pub fn add(&mut self, other: &Self) {
+        self.rows_accepted += other.rows_accepted;
+        self.rows_duplicate += other.rows_duplicate;
+        self.rows_late += other.rows_late;
+        self.rows_late_passed += other.rows_late_passed;
+        self.rows_null_key += other.rows_null_key;
+        self.oldest_late = match (self.oldest_late, other.oldest_late) {
+            (Some(one), Some(two)) => Some(one.min(two)),
+            (one, two) => one.or(two),
+        };
+        self.digest = self.digest.wrapping_add(other.digest);
+    }
 }

@@ -9,8 +9,10 @@
 //!
 //! No object store and no manifest: `pipeline` writes and reads the bytes.
 
+mod dedup;
 mod error;
 mod memory;
 
+pub use dedup::{Anchors, DEDUP_SHARDS, DedupMemory, DedupRow, Verdict};
 pub use error::StateError;
 pub use memory::{EncodedState, EpochChanges, Judged, OperatorMemory};
