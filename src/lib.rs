@@ -5,6 +5,7 @@ pub mod commit;
 pub mod error;
 pub mod key;
 pub mod operator;
+pub mod pipeline;
 pub mod plan;
 pub mod session;
 pub mod source;

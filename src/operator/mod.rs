@@ -5,4 +5,7 @@
 
 mod dedup;
 
-pub use dedup::{DedupError, DedupExec, DedupExpressions, plan_bounded_dedup};
+pub use dedup::{
+    DedupEpochExec, DedupError, DedupExec, DedupExpressions, DedupMemories, plan_bounded_dedup,
+    plan_epoch_dedup,
+};

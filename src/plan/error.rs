@@ -23,6 +23,14 @@ pub enum PlanError {
          the table without UNBOUNDED"
     )]
     Unbounded,
+    /// A pipeline cannot keep this incrementally and exactly.
+    #[error("{what} cannot run as a pipeline: {instead}")]
+    NotIncremental {
+        /// What it is.
+        what: String,
+        /// What to write instead.
+        instead: String,
+    },
     /// The session has a query planner of its own.
     #[error("the session already has the query planner {planner}; install onefold before it")]
     ForeignPlanner {
@@ -37,7 +45,9 @@ impl PlanError {
     pub const fn kind(&self) -> ErrorKind {
         match self {
             Self::Clause { .. } => ErrorKind::Invalid,
-            Self::Unbounded | Self::ForeignPlanner { .. } => ErrorKind::Unsupported,
+            Self::Unbounded | Self::NotIncremental { .. } | Self::ForeignPlanner { .. } => {
+                ErrorKind::Unsupported
+            }
         }
     }
 

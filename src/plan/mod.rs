@@ -19,12 +19,16 @@
 mod error;
 mod expressions;
 mod node;
+mod pipeline;
 mod planner;
+mod positions;
 mod relation;
 mod volatile;
 
 pub use error::PlanError;
 pub use node::DedupNode;
+pub use pipeline::{DedupOperator, PipelinePlan, PipelineSource, plan_pipeline, streams};
 pub use planner::{DedupExtensionPlanner, OnefoldQueryPlanner};
+pub use positions::ExposePositions;
 pub use relation::DedupRelationPlanner;
 pub use volatile::KeepVolatileAboveDedup;

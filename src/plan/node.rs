@@ -2,6 +2,7 @@
 
 use crate::types::{DedupOptions, format_duration_us};
 use arrow::datatypes::DataType;
+use datafusion::common::tree_node::TreeNode;
 use datafusion::common::{DFSchemaRef, Result};
 use datafusion::logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNodeCore};
 use std::cmp::Ordering;
@@ -17,6 +18,10 @@ pub struct DedupNode {
     pub keys: Vec<Expr>,
     /// The event time; `None` only with WITHIN UNBOUNDED.
     pub time: Option<Expr>,
+    /// The hidden position and watermark columns of the input, where it has them.
+    pub hidden: Option<[Expr; 2]>,
+    /// The name of the operator in a pipeline; `None` in a plain query.
+    pub operator: Option<String>,
     /// Everything else the clause says.
     pub options: DedupOptions,
 }
@@ -39,6 +44,8 @@ impl PartialOrd for DedupNode {
             .keys
             .partial_cmp(&other.keys)?
             .then(self.time.partial_cmp(&other.time)?)
+            .then(self.hidden.partial_cmp(&other.hidden)?)
+            .then(self.operator.cmp(&other.operator))
             .then(self.options.cmp(&other.options))
             .then(self.input.partial_cmp(&other.input)?);
         (by_parts != Ordering::Equal || self == other).then_some(by_parts)
@@ -59,7 +66,8 @@ impl UserDefinedLogicalNodeCore for DedupNode {
     }
 
     fn expressions(&self) -> Vec<Expr> {
-        self.keys.iter().chain(&self.time).cloned().collect()
+        let hidden = self.hidden.iter().flatten();
+        self.keys.iter().chain(&self.time).chain(hidden).cloned().collect()
     }
 
     fn prevent_predicate_push_down_columns(&self) -> HashSet<String> {
@@ -76,7 +84,8 @@ impl UserDefinedLogicalNodeCore for DedupNode {
             write!(f, ", of={time}")?;
         }
         let lateness = format_duration_us(lateness_us.unsigned_abs());
-        write!(f, ", lateness={lateness}, late={late}, nulls={nulls}, class=exact")
+        let class = guarantee_class(&self.input);
+        write!(f, ", lateness={lateness}, late={late}, nulls={nulls}, class={class}")
     }
 
     fn with_exprs_and_inputs(
@@ -84,15 +93,36 @@ impl UserDefinedLogicalNodeCore for DedupNode {
         mut exprs: Vec<Expr>,
         mut inputs: Vec<LogicalPlan>,
     ) -> Result<Self> {
+        let mut hidden = None;
+        if self.hidden.is_some()
+            && let (Some(watermark), Some(position)) = (exprs.pop(), exprs.pop())
+        {
+            hidden = Some([position, watermark]);
+        }
         let time = if self.time.is_some() { exprs.pop() } else { None };
-        Ok(Self { input: inputs.swap_remove(0), keys: exprs, time, options: self.options })
+        let (input, operator) = (inputs.swap_remove(0), self.operator.clone());
+        Ok(Self { input, keys: exprs, time, hidden, operator, options: self.options })
     }
 
-    fn necessary_children_exprs(&self, _output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
+    fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
+        if self.hidden.is_some() {
+            return Some(vec![output_columns.to_vec()]); // and what the expressions read
+        }
         // All of them: rows of equal time are ordered by all columns, so dropping one that the
         // query does not show could change which row is first.
         Some(vec![(0..self.input.schema().fields().len()).collect()])
     }
+}
+
+/// What can be promised about running the query again over the same rows, cut differently.
+///
+/// `exact`: a plain query, the whole input at once. `retries`: a stream; the same keys and times
+/// are accepted under every cut if all copies of a key share their time or lie in one partition.
+fn guarantee_class(input: &LogicalPlan) -> &'static str {
+    let streams = |plan: &LogicalPlan| {
+        Ok(super::positions::source_of(plan).is_some_and(|table| table.options().is_unbounded))
+    };
+    if input.exists(streams).unwrap_or(true) { "retries" } else { "exact" }
 }
 
 /// Types whose equal values cannot be told apart; floats have two zeros and many NaNs.

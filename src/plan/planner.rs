@@ -1,10 +1,11 @@
 //! From `DedupNode` to what runs.
 
 use super::{DedupNode, PlanError};
-use crate::operator::{DedupExpressions, plan_bounded_dedup};
+use crate::operator::{DedupExpressions, DedupMemories, plan_bounded_dedup, plan_epoch_dedup};
 use async_trait::async_trait;
 use datafusion::catalog::Session;
 use datafusion::common::Result;
+use datafusion::error::DataFusionError;
 use datafusion::execution::context::QueryPlanner;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{LogicalPlan, UserDefinedLogicalNode};
@@ -36,7 +37,16 @@ impl ExtensionPlanner for DedupExtensionPlanner {
             |expr| planner.create_physical_expr(expr, dedup.input.schema(), session, context);
         let keys = dedup.keys.iter().map(physical).collect::<Result<Vec<_>>>()?;
         let time = dedup.time.as_ref().map(physical).transpose()?;
-        plan_bounded_dedup(input, DedupExpressions { keys, time }, dedup.options).map(Some)
+        let hidden = dedup.hidden.as_ref();
+        let hidden =
+            hidden.map(|[at, wm]| Ok::<_, DataFusionError>([physical(at)?, physical(wm)?]));
+        let expressions = DedupExpressions { keys, time, hidden: hidden.transpose()? };
+        let Some(operator) = &dedup.operator else {
+            return plan_bounded_dedup(input, expressions, dedup.options).map(Some);
+        };
+        let memories = session.config().get_extension::<DedupMemories>().unwrap_or_default();
+        let memory = memories.find(operator)?;
+        plan_epoch_dedup(input, expressions, dedup.options, memory).map(Some)
     }
 }
 

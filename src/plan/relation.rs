@@ -2,6 +2,7 @@
 //! checked.
 
 use super::expressions::{fixed_us, refuse_key, refuse_time};
+use super::positions::watermark_column;
 use super::{DedupNode, PlanError};
 use crate::sql::{Carrier, read_carrier};
 use crate::types::{DedupOptions, Within};
@@ -43,7 +44,7 @@ fn plan_carrier(
         normalize_col(expr, &input)
     };
     let keys = carrier.keys.into_iter().map(&mut plan).collect::<Result<Vec<Expr>>>()?;
-    let time = carrier.time.map(&mut plan).transpose()?;
+    let mut time = carrier.time.map(&mut plan).transpose()?;
     let within = carrier.within.map(&mut plan).transpose()?;
     let lateness = carrier.lateness.map(&mut plan).transpose()?;
     if let Some(reason) = keys.iter().find_map(refuse_key) {
@@ -55,11 +56,14 @@ fn plan_carrier(
             return Err(wrong(reason).into());
         }
     }
+    if time.is_none() && within.is_some() {
+        time = watermark_column(&input).map(Expr::Column);
+    }
     let within = match (within, &time) {
         (None, _) => Within::Unbounded,
         (Some(_), None) => {
-            let reason = "WITHIN an interval needs a time; write OF and a timestamp column, or \
-                          WITHIN UNBOUNDED";
+            let reason = "WITHIN an interval needs a time, and the table has no watermark; write OF and \
+                          a timestamp column, or WITHIN UNBOUNDED";
             return Err(wrong(reason.to_owned()).into());
         }
         (Some(within), Some(_)) => {
@@ -81,7 +85,7 @@ fn plan_carrier(
     // UNBOUNDED compares keys only: a time would just decide nothing.
     let time = if within == Within::Unbounded { None } else { time };
     let options = DedupOptions { within, lateness_us, late, nulls };
-    let node = DedupNode { input, keys, time, options };
+    let node = DedupNode { input, keys, time, hidden: None, operator: None, options };
     let plan = LogicalPlan::Extension(Extension { node: Arc::new(node) });
     Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, carrier.alias))))
 }

@@ -13,8 +13,10 @@
 
 mod clock;
 mod error;
+mod table;
 mod traits;
 
 pub use clock::{SourceClock, WatermarkSpec, stamped_schema};
 pub use error::SourceError;
+pub use table::{EpochSlot, SourceTable, SourceTableOptions};
 pub use traits::{Chunk, Poll, PollLimits, Source, SourcePosition, SourceReader, SourceStart};

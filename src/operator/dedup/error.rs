@@ -23,8 +23,21 @@ pub enum DedupError {
         data_type: DataType,
     },
     /// A row cannot be decided, and the clause says LATE ERROR.
-    #[error("a row has a NULL time, so DEDUP cannot decide it: write LATE DROP or LATE PASS")]
-    NullTime,
+    #[error(
+        "row {row} is {reason}, so DEDUP cannot decide it: write LATE DROP or LATE PASS, or allow more lateness"
+    )]
+    Undecidable {
+        /// The row.
+        row: String,
+        /// `late` or `without a time`.
+        reason: &'static str,
+    },
+    /// The pipeline that the operator belongs to is not there.
+    #[error("operator {operator} of a pipeline was planned outside of it")]
+    NoMemory {
+        /// The operator's name.
+        operator: String,
+    },
 }
 
 impl DedupError {
@@ -33,7 +46,8 @@ impl DedupError {
     pub const fn kind(&self) -> ErrorKind {
         match self {
             Self::TimeType { .. } => ErrorKind::Invalid,
-            Self::TimeRange { .. } | Self::NullTime => ErrorKind::Data,
+            Self::TimeRange { .. } | Self::Undecidable { .. } => ErrorKind::Data,
+            Self::NoMemory { .. } => ErrorKind::Internal,
         }
     }
 }

@@ -36,16 +36,28 @@ pub fn plan_bounded_dedup(
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let keys: Vec<String> = expressions.keys.iter().map(ToString::to_string).collect();
     let schema = input.schema();
-    let prepared = Arc::new(DedupPrepareExec::try_new(input, expressions)?);
-    Ok(Arc::new(DedupExec::new(prepared, schema, options, keys.join(", "))))
+    let order = if expressions.hidden.is_some() { RowOrder::Position } else { RowOrder::Time };
+    let prepared = Arc::new(DedupPrepareExec::try_new(input, expressions, options)?);
+    Ok(Arc::new(DedupExec::new(prepared, schema, (options, order), keys.join(", "))))
 }
 
-/// Drops duplicates from rows that come sorted by key hash, time and all columns.
+/// In which order the rows of one key are judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RowOrder {
+    /// By source position.
+    Position,
+    /// By time and all columns, where rows have no position.
+    Time,
+}
+
+/// Drops duplicates from rows that come sorted by key hash, then by position or by time and all
+/// columns.
 #[derive(Clone, Debug)]
 pub struct DedupExec {
     input: Arc<dyn ExecutionPlan>,
     schema: SchemaRef,
     options: DedupOptions,
+    order: RowOrder,
     keys: String,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
@@ -55,7 +67,7 @@ impl DedupExec {
     fn new(
         input: Arc<dyn ExecutionPlan>,
         schema: SchemaRef,
-        options: DedupOptions,
+        (options, order): (DedupOptions, RowOrder),
         keys: String,
     ) -> Self {
         let partitions = input.output_partitioning().partition_count();
@@ -69,6 +81,7 @@ impl DedupExec {
             input,
             schema,
             options,
+            order,
             keys,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
@@ -112,8 +125,14 @@ impl ExecutionPlan for DedupExec {
     fn required_input_ordering(&self) -> Vec<Option<OrderingRequirements>> {
         let order = SortOptions { descending: false, nulls_first: false };
         let by = |expr| PhysicalSortRequirement::new(expr, Some(order));
-        let mut sorts: Vec<_> = (0..3).map(|which| by(self.added(which))).collect();
-        sorts.extend(sortable(&self.schema).map(by));
+        let mut sorts = vec![by(self.added(0)), by(self.added(1))];
+        match self.order {
+            RowOrder::Position => sorts.push(by(self.added(4))),
+            RowOrder::Time => {
+                sorts.push(by(self.added(2)));
+                sorts.extend(sortable(&self.schema).map(by));
+            }
+        }
         vec![LexRequirement::new(sorts).map(OrderingRequirements::new)]
     }
 
@@ -138,7 +157,8 @@ impl ExecutionPlan for DedupExec {
         _: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let (schema, keys) = (Arc::clone(&self.schema), self.keys.clone());
-        Ok(Arc::new(Self::new(children.swap_remove(0), schema, self.options, keys)))
+        let how = (self.options, self.order);
+        Ok(Arc::new(Self::new(children.swap_remove(0), schema, how, keys)))
     }
 
     fn with_new_children(

@@ -1,39 +1,42 @@
-//! DEDUP of a plain bounded query.
+//! DEDUP of a plain bounded query, and of one epoch of a pipeline.
 //!
 //! ```text
-//!   input -> DedupPrepareExec -> [repartition by hash] -> [sort] -> DedupExec -> rows of input
-//!            + key hash (2 x u64)                         key hash, time,
-//!            + time (us), NULL-key flag                   all columns
+//!   plain   input -> DedupPrepareExec -> [repartition by hash] -> [sort] -> DedupExec
+//!                    + key hash, time,                            key hash, then position,
+//!                      position                                   or time and all columns
+//!
+//!   epoch   input, all partitions -> key hash, time, position -> 64 shards of anchors -> input
+//!           (held: one epoch)        in parallel                 in parallel             less duplicates
 //! ```
 //!
 //! # Meaning
 //!
-//! The rows of one key are taken by (time, all columns). The first is an anchor; a row less than
-//! the interval after the last anchor is a duplicate; one exactly the interval after it is new,
-//! and the next anchor. Duplicates do not move the window. Rows whose time is NULL cannot be
-//! decided and follow LATE. A key with a NULL in it is never a duplicate, unless NULLS NOT
-//! DISTINCT.
+//! The rows of one key are taken by source position, or where the input has none by (time, all
+//! columns). A row less than the interval from an anchor, before or after, is a duplicate; one
+//! exactly the interval away is new, and an anchor. Duplicates do not move the window. Rows that
+//! are late or whose time is NULL cannot be decided and follow LATE. A key with a NULL in it is
+//! never a duplicate, unless NULLS NOT DISTINCT.
 //!
-//! Rows of equal key and time are ordered by all their columns, so the answer does not depend on
-//! the number of partitions, the size of batches, or the order of the input.
+//! The answer does not depend on the number of partitions, the size of batches, or the order in
+//! which they arrive.
 //!
 //! # Memory
 //!
-//! Equal keys are neighbours after the sort, so DEDUP itself holds one anchor time. The sort is
-//! DataFusion's: accounted to the session's memory pool, spilling when that is full.
-//!
-//! # Not here
-//!
-//! The dedup of pipelines, which remembers anchors from epoch to epoch.
+//! Plain: equal keys are neighbours after the sort, so DEDUP itself holds the anchors of one key.
+//! The sort is DataFusion's: accounted to the session's memory pool, spilling when that is full.
+//! Epoch: the rows of the epoch, which the pipeline bounds, and the anchors, which `state` bounds.
 
+mod epoch;
 mod error;
 mod exec;
+mod facts;
 mod prepare;
 mod stream;
 #[cfg(test)]
 mod tests;
 mod time;
 
+pub use epoch::{DedupEpochExec, DedupMemories, plan_epoch_dedup};
 pub use error::DedupError;
 pub use exec::{DedupExec, plan_bounded_dedup};
-pub use prepare::DedupExpressions;
+pub use facts::DedupExpressions;

@@ -1,9 +1,11 @@
 //! Adds to each row what DEDUP sorts and judges by.
 
-use super::DedupError;
-use super::time::{is_time, to_micros};
+use super::DedupExpressions;
+use super::facts::{Facts, facts};
 use crate::key::KeyHasher;
-use arrow::array::{ArrayRef, BooleanArray, Int64Array, UInt64Array};
+use crate::types::DedupOptions;
+use arrow::array::{BooleanArray, UInt64Array};
+use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
@@ -19,24 +21,22 @@ use futures::StreamExt;
 use std::fmt;
 use std::sync::Arc;
 
-/// What a dedup reads of its input.
-#[derive(Clone, Debug)]
-pub struct DedupExpressions {
-    /// The keys; at least one.
-    pub keys: Vec<Arc<dyn PhysicalExpr>>,
-    /// The event time, a timestamp or date; `None` only with WITHIN UNBOUNDED.
-    pub time: Option<Arc<dyn PhysicalExpr>>,
-}
-
 /// The columns added, in order, after those of the input.
-pub(super) const ADDED: [&str; 4] =
-    ["__onefold_hash_high", "__onefold_hash_low", "__onefold_time", "__onefold_null_key"];
+pub(super) const ADDED: [&str; 5] = [
+    "__onefold_hash_high",
+    "__onefold_hash_low",
+    "__onefold_time",
+    "__onefold_distinct",
+    "__onefold_order",
+];
 
-/// Adds the key's hash, the time in microseconds and whether the key has a NULL.
+/// Adds the key's hash, the time in microseconds (NULL: undecidable), whether the key is never a
+/// duplicate, and the position (0 where the input has none).
 #[derive(Clone, Debug)]
 pub(super) struct DedupPrepareExec {
     input: Arc<dyn ExecutionPlan>,
     expressions: DedupExpressions,
+    options: DedupOptions,
     hasher: KeyHasher,
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
@@ -46,22 +46,18 @@ impl DedupPrepareExec {
     pub(super) fn try_new(
         input: Arc<dyn ExecutionPlan>,
         expressions: DedupExpressions,
+        options: DedupOptions,
     ) -> Result<Self> {
-        let types = expressions
-            .keys
-            .iter()
-            .map(|key| key.data_type(&input.schema()))
-            .collect::<Result<Vec<_>>>()?;
         // The order of hashes never reaches the answer, so a plain query needs no secret.
-        let hasher = KeyHasher::try_new([0; 16], &types)?;
-        if let Some(time) = &expressions.time {
-            let data_type = time.data_type(&input.schema())?;
-            if !is_time(&data_type) {
-                return Err(DedupError::TimeType { data_type }.into());
-            }
-        }
+        let hasher = expressions.hasher([0; 16], &input.schema())?;
         let mut fields: Vec<_> = input.schema().fields().iter().cloned().collect();
-        let types = [DataType::UInt64, DataType::UInt64, DataType::Int64, DataType::Boolean];
+        let types = [
+            DataType::UInt64,
+            DataType::UInt64,
+            DataType::Int64,
+            DataType::Boolean,
+            DataType::UInt64,
+        ];
         for (name, data_type) in ADDED.into_iter().zip(types) {
             fields.push(Arc::new(Field::new(name, data_type, name == ADDED[2])));
         }
@@ -72,7 +68,7 @@ impl DedupPrepareExec {
             input.pipeline_behavior(),
             input.boundedness(),
         );
-        Ok(Self { input, expressions, hasher, schema, properties: Arc::new(properties) })
+        Ok(Self { input, expressions, options, hasher, schema, properties: Arc::new(properties) })
     }
 }
 
@@ -104,7 +100,14 @@ impl ExecutionPlan for DedupPrepareExec {
         &self,
         f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
     ) -> Result<TreeNodeRecursion> {
-        apply_expression_roots(self.expressions.keys.iter().chain(&self.expressions.time), f)
+        apply_expression_roots(
+            self.expressions
+                .keys
+                .iter()
+                .chain(&self.expressions.time)
+                .chain(self.expressions.hidden.iter().flatten()),
+            f,
+        )
     }
 
     fn replace_children(
@@ -112,7 +115,11 @@ impl ExecutionPlan for DedupPrepareExec {
         mut children: Vec<Arc<dyn ExecutionPlan>>,
         _: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self::try_new(children.swap_remove(0), self.expressions.clone())?))
+        Ok(Arc::new(Self::try_new(
+            children.swap_remove(0),
+            self.expressions.clone(),
+            self.options,
+        )?))
     }
 
     fn with_new_children(
@@ -130,36 +137,30 @@ impl ExecutionPlan for DedupPrepareExec {
     ) -> Result<SendableRecordBatchStream> {
         let input = self.input.execute(partition, context)?;
         let schema = Arc::clone(&self.schema);
-        let (expressions, hasher) = (self.expressions.clone(), self.hasher.clone());
-        let rows = input.map(move |batch| prepare(&batch?, &expressions, &hasher, &schema));
+        let (expressions, options) = (self.expressions.clone(), self.options);
+        let hasher = self.hasher.clone();
+        let rows = input.map(move |batch| {
+            let batch = batch?;
+            let facts = facts(&batch, &expressions, options, &hasher)?;
+            prepare(&batch, facts, &schema)
+        });
         Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), rows)))
     }
 }
 
-fn prepare(
-    batch: &RecordBatch,
-    expressions: &DedupExpressions,
-    hasher: &KeyHasher,
-    schema: &SchemaRef,
-) -> Result<RecordBatch> {
+fn prepare(batch: &RecordBatch, facts: Facts, schema: &SchemaRef) -> Result<RecordBatch> {
     let rows = batch.num_rows();
-    let keys = expressions
-        .keys
-        .iter()
-        .map(|key| key.evaluate(batch)?.into_array(rows))
-        .collect::<Result<Vec<ArrayRef>>>()?;
-    let mut digests = Vec::with_capacity(rows);
-    let nulls = hasher.hash(&keys, &mut digests)?;
-    let time = match &expressions.time {
-        Some(time) => to_micros(&time.evaluate(batch)?.into_array(rows)?)?,
-        None => Int64Array::from(vec![0; rows]),
+    let Facts { hashes, distinct, times, positions, .. } = facts;
+    let distinct = match distinct {
+        Some(nulls) => BooleanArray::new(!nulls.inner(), None),
+        None => BooleanArray::new(BooleanBuffer::new_unset(rows), None),
     };
-    let null_keys: BooleanArray =
-        (0..rows).map(|row| Some(nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)))).collect();
+    let positions = positions.unwrap_or_else(|| vec![0; rows].into());
     let mut columns = batch.columns().to_vec();
-    columns.push(Arc::new(UInt64Array::from_iter_values(digests.iter().map(|h| (h >> 64) as u64))));
-    columns.push(Arc::new(UInt64Array::from_iter_values(digests.iter().map(|h| *h as u64))));
-    columns.push(Arc::new(time));
-    columns.push(Arc::new(null_keys));
+    columns.push(Arc::new(UInt64Array::from_iter_values(hashes.iter().map(|h| (h >> 64) as u64))));
+    columns.push(Arc::new(UInt64Array::from_iter_values(hashes.iter().map(|h| *h as u64))));
+    columns.push(Arc::new(times));
+    columns.push(Arc::new(distinct));
+    columns.push(Arc::new(UInt64Array::new(positions, None)));
     Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
 }

@@ -1,7 +1,6 @@
 //! `DedupStream`: judges sorted rows one after the other.
 
-use super::DedupError;
-use crate::types::{DedupOptions, LatePolicy, NullKeys, Within};
+use crate::types::{DedupOptions, LatePolicy, Within};
 use arrow::array::cast::AsArray;
 use arrow::array::types::{Int64Type, UInt64Type};
 use arrow::array::{Array, BooleanArray, Int64Array};
@@ -14,6 +13,7 @@ use datafusion::physical_plan::metrics::{
     BaselineMetrics, Count, ExecutionPlanMetricsSet, MetricBuilder,
 };
 use futures::{Stream, StreamExt};
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -39,7 +39,7 @@ impl DedupStream {
         Self {
             input,
             schema,
-            judge: Judge { options, anchor: None },
+            judge: Judge { options, key: None, anchors: BTreeSet::new() },
             baseline: BaselineMetrics::new(metrics, partition),
             rows_in: counter("rows_in"),
             rows_duplicate: counter("rows_duplicate"),
@@ -53,13 +53,12 @@ impl DedupStream {
         let high = batch.column(own).as_primitive::<UInt64Type>().values();
         let low = batch.column(own + 1).as_primitive::<UInt64Type>().values();
         let times: &Int64Array = batch.column(own + 2).as_primitive::<Int64Type>();
-        let null_keys = batch.column(own + 3).as_boolean();
+        let distinct = batch.column(own + 3).as_boolean();
         let mut keep = Vec::with_capacity(batch.num_rows());
         for row in 0..batch.num_rows() {
             let time = times.is_valid(row).then(|| times.value(row));
-            let key = (!null_keys.value(row) || self.judge.options.nulls == NullKeys::NotDistinct)
-                .then(|| (high[row], low[row]));
-            let verdict = self.judge.judge(key, time)?;
+            let key = (!distinct.value(row)).then(|| (high[row], low[row]));
+            let verdict = self.judge.judge(key, time);
             match verdict {
                 Verdict::Duplicate => self.rows_duplicate.add(1),
                 Verdict::Late { .. } => self.rows_late.add(1),
@@ -93,12 +92,14 @@ impl RecordBatchStream for DedupStream {
     }
 }
 
-/// Judges rows that come sorted by key and time.
+/// Judges rows that come sorted by key, and within a key in any order.
 #[derive(Debug)]
 struct Judge {
     options: DedupOptions,
-    /// The key of the row before and the time of its last accepted row.
-    anchor: Option<((u64, u64), i64)>,
+    /// The key of the row before.
+    key: Option<(u64, u64)>,
+    /// The times of its accepted rows.
+    anchors: BTreeSet<i64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,27 +110,31 @@ enum Verdict {
 }
 
 impl Judge {
-    /// Judges a row of `key`, `None` if that is never a duplicate, at `time`.
-    fn judge(&mut self, key: Option<(u64, u64)>, time: Option<i64>) -> Result<Verdict, DedupError> {
+    /// Judges a row of `key`, `None` if that is never a duplicate, at `time`, `None` if the row
+    /// cannot be decided.
+    fn judge(&mut self, key: Option<(u64, u64)>, time: Option<i64>) -> Verdict {
         let Some(time) = time else {
-            return match self.options.late {
-                LatePolicy::Drop => Ok(Verdict::Late { passes: false }),
-                LatePolicy::Pass => Ok(Verdict::Late { passes: true }),
-                LatePolicy::Error => Err(DedupError::NullTime),
-            };
+            return Verdict::Late { passes: self.options.late == LatePolicy::Pass };
         };
-        let Some(key) = key else { return Ok(Verdict::New) };
-        let is_duplicate = self.anchor.is_some_and(|(anchor_key, anchor)| {
-            anchor_key == key
-                && match self.options.within {
-                    Within::Unbounded => true,
-                    Within::Interval { width_us } => time.abs_diff(anchor) < width_us,
-                }
-        });
-        if is_duplicate {
-            return Ok(Verdict::Duplicate);
+        if key.is_none() {
+            return Verdict::New;
         }
-        self.anchor = Some((key, time));
-        Ok(Verdict::New)
+        if self.key != key {
+            self.key = key;
+            self.anchors.clear();
+        }
+        let is_duplicate = match self.options.within {
+            Within::Unbounded => !self.anchors.is_empty(),
+            Within::Interval { width_us } => {
+                let before = self.anchors.range(..=time).next_back();
+                let after = self.anchors.range(time..).next();
+                before.into_iter().chain(after).any(|anchor| anchor.abs_diff(time) < width_us)
+            }
+        };
+        if is_duplicate {
+            return Verdict::Duplicate;
+        }
+        self.anchors.insert(time);
+        Verdict::New
     }
 }

@@ -66,7 +66,9 @@ fn a_null_time_is_an_error_when_asked_for() {
         ..DedupOptions::new(Within::Interval { width_us: 1 })
     };
     let error = try_run(&SessionContext::new(), cut(&[(Some(1), None, 0)], &[1]), options);
-    assert!(error.unwrap_err().to_string().contains("NULL time"));
+    assert!(
+        error.unwrap_err().to_string().contains("{key: 1, at: NULL, value: 0} is without a time")
+    );
 }
 
 /// Straight from the rules: rows of a key by (time, all columns), compared with every anchor.
@@ -171,7 +173,7 @@ async fn try_run(
         Within::Unbounded => None,
         Within::Interval { .. } => Some(col("at", &schema)?),
     };
-    let expressions = DedupExpressions { keys: vec![col("key", &schema)?], time };
+    let expressions = DedupExpressions { keys: vec![col("key", &schema)?], time, hidden: None };
     let mut plan: Arc<dyn ExecutionPlan> = plan_bounded_dedup(input, expressions, options)?;
     for rule in state.physical_optimizers() {
         let rule: &Arc<dyn PhysicalOptimizerRule + Send + Sync> = rule;

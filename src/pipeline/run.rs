@@ -1,0 +1,304 @@
+//! `Pipeline`: what drives epochs one after the other.
+
+use super::collect::Collected;
+use super::compute::{Computed, compute};
+use super::open::{OpenedPipeline, open};
+use super::publish::{Committed, publish};
+use super::{PipelineError, PipelineParts, PipelineStatus};
+use crate::types::{Epoch, PipelineId};
+use datafusion::common::runtime::SpawnedTask;
+use datafusion::error::DataFusionError;
+use std::future::Future;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// A pipeline that owns its name in its table.
+///
+/// Dropping it is safe at any await: the open epoch is not committed, or is and will be found.
+#[derive(Debug)]
+pub struct Pipeline {
+    parts: PipelineParts,
+    /// `None` after an error.
+    open: Option<OpenedPipeline>,
+    status: watch::Sender<PipelineStatus>,
+}
+
+/// What one call of [`Pipeline::run_epoch`] did.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EpochOutcome {
+    /// An epoch was committed.
+    Committed {
+        /// The epoch.
+        epoch: Epoch,
+        /// The table version that holds it.
+        version: u64,
+        /// Rows read.
+        rows: u64,
+    },
+    /// The sources hold nothing new.
+    Idle,
+}
+
+/// When a run ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Until {
+    /// The sources hold nothing more.
+    Idle,
+    /// It is told to.
+    Told,
+}
+
+impl Pipeline {
+    /// Takes the pipeline over from whoever ran it: commits a fence, and loads what it remembers.
+    ///
+    /// # Errors
+    ///
+    /// Another query or source than the table remembers; state that is lost or damaged; a store
+    /// that ignores put-if-absent.
+    pub async fn open(parts: PipelineParts) -> Result<Self, PipelineError> {
+        let opened = open(&parts).await?;
+        let (status, _) = watch::channel(PipelineStatus {
+            epoch: opened.epoch,
+            version: opened.version,
+            ..PipelineStatus::default()
+        });
+        Ok(Self { parts, open: Some(opened), status })
+    }
+
+    /// Its name in the table.
+    #[must_use]
+    pub fn id(&self) -> &PipelineId {
+        &self.parts.id
+    }
+
+    /// What it has done; changes after each committed epoch.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<PipelineStatus> {
+        self.status.subscribe()
+    }
+
+    /// Reads what the sources hold, up to the limits of one epoch, and commits it.
+    ///
+    /// # Errors
+    ///
+    /// After any error the pipeline must be opened again.
+    pub async fn run_epoch(&mut self) -> Result<EpochOutcome, PipelineError> {
+        let mut opened = self.open.take().ok_or(PipelineError::Stopped)?;
+        let mut collected = Collected::new(opened.sources.len());
+        let mut never = std::future::pending();
+        let next = self.next(&mut opened, &mut collected, Pace::Drain, &mut never).await?;
+        let Next::Epoch(computed) = next else {
+            self.open = Some(opened);
+            return Ok(EpochOutcome::Idle);
+        };
+        let rows = computed.ledger.iter().map(|row| row.rows_read).sum();
+        let progress = Progress::of(&computed);
+        let published = opened.published.clone();
+        let committed = publish(self.parts.clone(), published, *computed).await?;
+        let (epoch, version) = self.settle(&mut opened, committed, progress).await?;
+        self.open = Some(opened);
+        Ok(EpochOutcome::Committed { epoch, version, rows })
+    }
+
+    /// Commits epochs until the sources hold nothing more; returns what was done since opening.
+    pub async fn run_until_idle(&mut self) -> Result<PipelineStatus, PipelineError> {
+        self.drive(Until::Idle, std::future::pending()).await
+    }
+
+    /// Commits epochs until `shutdown` completes; the open epoch is then committed or dropped.
+    pub async fn run(
+        &mut self,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<PipelineStatus, PipelineError> {
+        self.drive(Until::Told, shutdown).await
+    }
+
+    /// As [`Self::run_until_idle`], and stops early when `shutdown` completes.
+    pub async fn drain(
+        &mut self,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<PipelineStatus, PipelineError> {
+        self.drive(Until::Idle, shutdown).await
+    }
+
+    async fn drive(
+        &mut self,
+        until: Until,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<PipelineStatus, PipelineError> {
+        let mut opened = self.open.take().ok_or(PipelineError::Stopped)?;
+        let mut told = Box::pin(shutdown);
+        let mut flight: Option<Flight> = None;
+        let mut collected = Collected::new(opened.sources.len());
+        loop {
+            let pace = match (until, &flight) {
+                (Until::Idle, _) => Pace::Drain,
+                (Until::Told, Some(_)) => Pace::Overlap,
+                (Until::Told, None) => Pace::Wait,
+            };
+            let next = self.next(&mut opened, &mut collected, pace, &mut told).await;
+            if let Some(flight) = flight.take() {
+                // An error of the epoch before comes first: what was computed after it is void.
+                self.land(&mut opened, flight).await?;
+            }
+            match next? {
+                Next::Epoch(computed) => flight = Some(self.launch(&opened, *computed)),
+                Next::Nothing if pace == Pace::Overlap => {}
+                Next::Nothing => break,
+                // What was read and not committed is read again by the next opening.
+                Next::Told if collected.has_moved => return Ok(self.status.borrow().clone()),
+                Next::Told => break,
+            }
+        }
+        self.open = Some(opened);
+        Ok(self.status.borrow().clone())
+    }
+
+    fn launch(&self, opened: &OpenedPipeline, computed: Computed) -> Flight {
+        let progress = Progress::of(&computed);
+        let (parts, published) = (self.parts.clone(), opened.published.clone());
+        Flight { progress, commit: SpawnedTask::spawn(publish(parts, published, computed)) }
+    }
+
+    async fn land(&self, opened: &mut OpenedPipeline, flight: Flight) -> Result<(), PipelineError> {
+        let committed = flight.commit.join_unwind().await;
+        let committed = committed.map_err(|error| DataFusionError::External(Box::new(error)))?;
+        self.settle(opened, committed?, flight.progress).await.map(|_| ())
+    }
+
+    async fn settle(
+        &self,
+        opened: &mut OpenedPipeline,
+        committed: Committed,
+        progress: Progress,
+    ) -> Result<(Epoch, u64), PipelineError> {
+        let Committed { published, version, .. } = committed;
+        opened.published = published;
+        opened.version = version;
+        opened.epoch = opened.epoch.next();
+        for (source, position) in opened.sources.iter_mut().zip(&progress.positions) {
+            if let Some(position) = position
+                && let Err(error) = source.reader.acknowledge(position).await
+            {
+                tracing::warn!(source = %source.part.name, %error, "acknowledging failed");
+            }
+        }
+        let epoch = opened.epoch;
+        self.status.send_modify(|status| {
+            status.epoch = epoch;
+            status.version = version;
+            status.epochs += 1;
+            status.add(&committed.ledger);
+            status.rows_inserted += committed.rows_inserted;
+            status.rows_updated += committed.rows_updated;
+            status.bytes_written += committed.bytes_written;
+            status.commit_us += committed.commit_us;
+            status.watermark = progress.watermark;
+            status.state_bytes = progress.state_bytes;
+            status.keys_held = progress.keys_held;
+            if let Some(late) = progress.oldest_late {
+                status.oldest_late = Some(status.oldest_late.map_or(late, |seen| seen.min(late)));
+            }
+        });
+        tracing::debug!(pipeline = %self.parts.id, %epoch, version, "epoch committed");
+        Ok((epoch, version))
+    }
+
+    /// The next epoch, computed.
+    async fn next(
+        &self,
+        opened: &mut OpenedPipeline,
+        collected: &mut Collected,
+        pace: Pace,
+        told: &mut (impl Future<Output = ()> + Unpin + Send),
+    ) -> Result<Next, PipelineError> {
+        let (settings, clock) = (&self.parts.settings, &self.parts.clock);
+        loop {
+            let polled = tokio::select! {
+                biased;
+                () = &mut *told => return Ok(Next::Told),
+                polled = collected.poll(&mut opened.sources, settings) => polled,
+            };
+            polled?;
+            if collected.has_moved {
+                collected.began.get_or_insert_with(|| clock.monotonic());
+            }
+            if collected.is_full(settings) {
+                break;
+            }
+            if !collected.is_at_end {
+                continue;
+            }
+            let open_for = collected.began.map(|began| clock.monotonic().saturating_sub(began));
+            let longest = Duration::from_millis(settings.epoch_time_max_ms);
+            match (pace, open_for) {
+                (Pace::Drain, None) => return Ok(Next::Nothing),
+                (Pace::Drain, Some(_)) => break,
+                (_, Some(open_for)) if open_for >= longest => break,
+                (Pace::Overlap, _) => return Ok(Next::Nothing),
+                (Pace::Wait, _) => {}
+            }
+            tokio::select! {
+                biased;
+                () = &mut *told => return Ok(Next::Told),
+                () = clock.sleep(Duration::from_millis(settings.poll_interval_ms)) => {}
+            }
+        }
+        let (planner, operators) = (&self.parts.planner, &self.parts.operators);
+        let ready = std::mem::replace(collected, Collected::new(opened.sources.len()));
+        let computed = compute(planner, operators, &mut opened.sources, ready).await?;
+        Ok(Next::Epoch(Box::new(computed)))
+    }
+}
+
+/// What to do when the sources hold nothing more for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pace {
+    /// Take what there is, or say that there is nothing.
+    Drain,
+    /// Wait for more, as long as an epoch may take.
+    Wait,
+    /// Say so: a commit is on its way and wants to be looked after.
+    Overlap,
+}
+
+/// What came of looking for the next epoch.
+#[derive(Debug)]
+enum Next {
+    Epoch(Box<Computed>),
+    Nothing,
+    Told,
+}
+
+/// An epoch on its way.
+#[derive(Debug)]
+struct Flight {
+    commit: SpawnedTask<Result<Committed, PipelineError>>,
+    progress: Progress,
+}
+
+/// What becomes visible when an epoch is committed.
+#[derive(Debug)]
+struct Progress {
+    positions: Vec<Option<crate::source::SourcePosition>>,
+    watermark: Option<crate::types::Watermark>,
+    oldest_late: Option<crate::types::EventTime>,
+    state_bytes: u64,
+    keys_held: u64,
+}
+
+impl Progress {
+    fn of(computed: &Computed) -> Self {
+        let positions = computed.sources.iter();
+        Self {
+            positions: positions
+                .map(|source| serde_json::from_value(source.position.clone()).ok())
+                .collect(),
+            watermark: computed.watermark,
+            oldest_late: computed.oldest_late,
+            state_bytes: computed.state_bytes,
+            keys_held: computed.keys_held,
+        }
+    }
+}

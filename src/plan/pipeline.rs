@@ -1,0 +1,242 @@
+//! From `INSERT INTO t SELECT ... FROM <unbounded>` to the plan of a pipeline: sources replaced by
+//! slots that hold the rows of one epoch, operators named, and all that cannot be kept
+//! incrementally refused.
+
+use super::positions::{as_dedup, expose, source_of};
+use super::{DedupNode, PlanError};
+use crate::source::{EpochSlot, SourceTable, stamped_schema};
+use crate::types::{DedupOptions, POSITION_COLUMN};
+use datafusion::common::Result;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::datasource::provider_as_source;
+use datafusion::logical_expr::{
+    Expr, Extension, LogicalPlan, LogicalPlanBuilder, TableScan, Volatility,
+};
+use std::sync::Arc;
+
+/// The plan of a pipeline.
+#[derive(Clone, Debug)]
+pub struct PipelinePlan {
+    /// The query over the slots; its columns are those of the INSERT, and the position last.
+    pub query: LogicalPlan,
+    /// What it reads; each source once.
+    pub sources: Vec<PipelineSource>,
+    /// The DEDUPs in it, in the order of their names.
+    pub operators: Vec<DedupOperator>,
+    /// Whether each source row gives at most one row of the table.
+    pub is_one_to_one: bool,
+    /// What the pipeline computes, as text: another text is another pipeline.
+    pub fingerprint: String,
+}
+
+/// A source of a pipeline.
+#[derive(Clone, Debug)]
+pub struct PipelineSource {
+    /// Its table's name in the query.
+    pub name: String,
+    /// The table.
+    pub table: SourceTable,
+    /// Where the rows of an epoch go.
+    pub slot: Arc<EpochSlot>,
+}
+
+/// A DEDUP of a pipeline.
+#[derive(Clone, Debug)]
+pub struct DedupOperator {
+    /// Its name: `dedup-0` and so on.
+    pub name: String,
+    /// Its options.
+    pub options: DedupOptions,
+}
+
+/// Whether `plan` reads an unbounded table.
+#[must_use]
+pub fn streams(plan: &LogicalPlan) -> bool {
+    let is_stream =
+        |plan: &LogicalPlan| Ok(source_of(plan).is_some_and(|table| table.options().is_unbounded));
+    plan.exists(is_stream).unwrap_or(false)
+}
+
+/// Plans a pipeline from the analysed query of an INSERT.
+///
+/// # Errors
+///
+/// What cannot be kept incrementally and exactly, with the reason and the way out.
+pub fn plan_pipeline(query: &LogicalPlan) -> Result<PipelinePlan> {
+    query.apply(|plan| {
+        if streams(plan) {
+            if let Some((what, instead)) = refused(plan) {
+                return Err(PlanError::NotIncremental { what, instead }.into());
+            }
+            return Ok(TreeNodeRecursion::Continue);
+        }
+        Ok(TreeNodeRecursion::Jump)
+    })?;
+    let fingerprint = fingerprint(query)?;
+    let mut sources: Vec<PipelineSource> = Vec::new();
+    let mut replace = |scan: &TableScan, table: &SourceTable| -> Result<Option<LogicalPlan>> {
+        if !table.options().is_unbounded {
+            return Ok(None);
+        }
+        let name = scan.table_name.to_string();
+        let fingerprint = table.source().fingerprint();
+        if sources
+            .iter()
+            .any(|known| known.name == name || known.table.source().fingerprint() == fingerprint)
+        {
+            return Err(PlanError::NotIncremental {
+                what: format!("reading {name} twice in one pipeline"),
+                instead: "write two pipelines, or read it once and use CASE".to_owned(),
+            }
+            .into());
+        }
+        let slot = Arc::new(EpochSlot::new(stamped_schema(&table.source().schema())));
+        let source = provider_as_source(Arc::clone(&slot) as _);
+        let plan = TableScan::try_new(scan.table_name.clone(), source, None, Vec::new(), None)?;
+        sources.push(PipelineSource { name, table: table.clone(), slot });
+        Ok(Some(LogicalPlan::TableScan(plan)))
+    };
+    let Some(exposed) = expose(query, &mut replace)? else {
+        return Err(PlanError::NotIncremental {
+            what: "a query whose rows do not come from one unbounded table each".to_owned(),
+            instead: "join an unbounded table with finite tables only".to_owned(),
+        }
+        .into());
+    };
+    let shown = query.schema().columns().into_iter().map(Expr::Column);
+    let position = Expr::Column(exposed.position).alias(POSITION_COLUMN);
+    let query = LogicalPlanBuilder::from(exposed.plan).project(shown.chain([position]))?.build()?;
+    let (query, operators) = name_operators(query)?;
+    let is_one_to_one = !query.exists(|plan| Ok(matches!(plan, LogicalPlan::Join(_))))?;
+    Ok(PipelinePlan { query, sources, operators, is_one_to_one, fingerprint })
+}
+
+/// Names the DEDUPs from the leaves up.
+fn name_operators(query: LogicalPlan) -> Result<(LogicalPlan, Vec<DedupOperator>)> {
+    let mut operators = Vec::new();
+    let query = query.transform_up(|plan| {
+        let Some(node) = as_dedup(&plan).filter(|node| node.hidden.is_some()) else {
+            return Ok(Transformed::no(plan));
+        };
+        let name = format!("dedup-{}", operators.len());
+        operators.push(DedupOperator { name: name.clone(), options: node.options });
+        let node = DedupNode { operator: Some(name), ..node.clone() };
+        Ok(Transformed::yes(LogicalPlan::Extension(Extension { node: Arc::new(node) })))
+    })?;
+    Ok((query.data, operators))
+}
+
+/// The query as text, with the identity of the data behind each source instead of its name.
+fn fingerprint(query: &LogicalPlan) -> Result<String> {
+    let mut text = query.display_indent().to_string();
+    query.apply(|plan| {
+        if let Some(table) = source_of(plan) {
+            if let Some(spec) = &table.options().watermark {
+                use std::fmt::Write;
+                let _ = write!(text, "\nwatermark: {} - {} us", spec.column, spec.delay_us);
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(text)
+}
+
+/// What of `plan`, which reads an unbounded table, cannot be kept incrementally: the thing, and
+/// what to write instead.
+fn refused(plan: &LogicalPlan) -> Option<(String, String)> {
+    let refuse = |what: &str, instead: &str| Some((what.to_owned(), instead.to_owned()));
+    match plan {
+        LogicalPlan::Aggregate(_) => refuse(
+            "GROUP BY on an unbounded table is not supported yet",
+            "store the rows, and group them when the table is read",
+        ),
+        LogicalPlan::Distinct(_) => refuse(
+            "DISTINCT on an unbounded table",
+            "write DEDUP BY with the columns, WITHIN an interval",
+        ),
+        LogicalPlan::Sort(_) => {
+            refuse("ORDER BY on an unbounded table", "order the rows when the table is read")
+        }
+        LogicalPlan::Limit(_) => {
+            refuse("LIMIT on an unbounded table", "limit the rows when the table is read")
+        }
+        LogicalPlan::Window(_) => {
+            refuse("a window function on an unbounded table", "compute it when the table is read")
+        }
+        LogicalPlan::Join(join) if streams(&join.left) && streams(&join.right) => refuse(
+            "a join of two unbounded tables",
+            "join an unbounded table with a finite one, or write two pipelines into two tables",
+        ),
+        LogicalPlan::Join(_) if plan.inputs().iter().any(|side| streams(side)) => {
+            refused_join(plan)
+        }
+        LogicalPlan::Extension(_) => {
+            let node = as_dedup(plan)?;
+            let joined = node.input.exists(|plan| Ok(matches!(plan, LogicalPlan::Join(_))));
+            joined.unwrap_or(true).then(|| {
+                let instead = "write DEDUP BY after the unbounded table, inside the join";
+                ("DEDUP BY over a join of an unbounded table".to_owned(), instead.to_owned())
+            })
+        }
+        LogicalPlan::TableScan(_)
+        | LogicalPlan::Projection(_)
+        | LogicalPlan::Filter(_)
+        | LogicalPlan::SubqueryAlias(_)
+        | LogicalPlan::Union(_) => refused_expression(plan),
+        other => Some((
+            format!("{} on an unbounded table", first_word(other)),
+            "use projections, filters, unions, DEDUP BY and joins with finite tables".to_owned(),
+        )),
+    }
+}
+
+/// An outer join that keeps rows of the finite side would emit them again in each epoch.
+fn refused_join(plan: &LogicalPlan) -> Option<(String, String)> {
+    use datafusion::common::JoinType as J;
+    let LogicalPlan::Join(join) = plan else { return None };
+    let is_fine = match join.join_type {
+        J::Inner => true,
+        J::Left | J::LeftSemi | J::LeftAnti | J::LeftMark => streams(&join.left),
+        J::Right | J::RightSemi | J::RightAnti | J::RightMark => streams(&join.right),
+        J::Full => false,
+    };
+    if is_fine {
+        return refused_expression(plan);
+    }
+    let what = format!("a {} join that keeps rows of the finite table", join.join_type);
+    Some((what, "keep the rows of the unbounded table, or write an inner join".to_owned()))
+}
+
+fn refused_expression(plan: &LogicalPlan) -> Option<(String, String)> {
+    let mut found = None;
+    let _ = plan.apply_expressions(|expr| {
+        expr.apply(|expr| {
+            let reason = match expr {
+                Expr::ScalarFunction(call)
+                    if call.func.signature().volatility != Volatility::Immutable =>
+                {
+                    Some((
+                        format!("{expr}, which gives another value each time,"),
+                        "use a column of the row, such as its event time".to_owned(),
+                    ))
+                }
+                Expr::ScalarSubquery(_) | Expr::InSubquery(_) | Expr::Exists(_) => Some((
+                    "a subquery in an expression over an unbounded table".to_owned(),
+                    "join the finite table".to_owned(),
+                )),
+                _ => None,
+            };
+            if reason.is_some() {
+                found = reason;
+                return Ok(TreeNodeRecursion::Stop);
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })
+    });
+    found
+}
+
+fn first_word(plan: &LogicalPlan) -> String {
+    let text = plan.display().to_string();
+    text.split([':', ' ']).next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,228 @@
+//! Carries a row's position and watermark from its source up to where they are needed.
+//!
+//! ```text
+//!   Projection, Filter, SubqueryAlias, Dedup, Sort, Limit      carried
+//!   Join                                                       carried from the one side that has them
+//!   Union                                                      carried if all branches have them
+//!   Aggregate, Window, Distinct, other tables, ...             lost: rows are no longer source rows
+//! ```
+
+use super::DedupNode;
+use crate::source::SourceTable;
+use crate::types::{POSITION_COLUMN, WATERMARK_COLUMN, is_hidden};
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Column, DFSchema, Result, TableReference};
+use datafusion::datasource::{provider_as_source, source_as_provider};
+use datafusion::logical_expr::{
+    Expr, Extension, LogicalPlan, LogicalPlanBuilder, SubqueryAlias, TableScan, Union, lit,
+};
+use datafusion::optimizer::AnalyzerRule;
+use std::sync::Arc;
+
+/// Gives every DEDUP of a plain query the positions and watermarks of its source rows, where the
+/// input still has them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ExposePositions;
+
+impl AnalyzerRule for ExposePositions {
+    fn name(&self) -> &'static str {
+        "expose_positions"
+    }
+
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        plan.transform_down_with_subqueries(|plan| {
+            let Some(node) = as_dedup(&plan).filter(|node| node.hidden.is_none()) else {
+                return Ok(Transformed::no(plan));
+            };
+            let shown = plan.schema().columns();
+            match expose(&plan, &mut plain_scan)? {
+                Some(exposed) if !shown.iter().any(|column| is_hidden(&column.name)) => {
+                    let shown = shown.into_iter().map(Expr::Column);
+                    Ok(Transformed::yes(
+                        LogicalPlanBuilder::from(exposed.plan).project(shown)?.build()?,
+                    ))
+                }
+                _ => {
+                    debug_assert!(node.operator.is_none());
+                    Ok(Transformed::no(plan))
+                }
+            }
+        })
+        .map(|transformed| transformed.data)
+    }
+}
+
+/// A plan whose schema has the hidden columns somewhere, under these names.
+#[derive(Clone, Debug)]
+pub(super) struct Exposed {
+    pub(super) plan: LogicalPlan,
+    pub(super) position: Column,
+    pub(super) watermark: Column,
+}
+
+/// What takes the place of the scan of a source.
+pub(super) type ReplaceScan<'a> =
+    dyn FnMut(&TableScan, &SourceTable) -> Result<Option<LogicalPlan>> + 'a;
+
+/// The table of a source that `plan` scans, if it is such a scan.
+pub(super) fn source_of(plan: &LogicalPlan) -> Option<SourceTable> {
+    let LogicalPlan::TableScan(scan) = plan else { return None };
+    let provider = source_as_provider(&scan.source).ok()?;
+    provider.downcast_ref::<SourceTable>().cloned()
+}
+
+/// The DEDUP that `plan` is.
+pub(super) fn as_dedup(plan: &LogicalPlan) -> Option<&DedupNode> {
+    let LogicalPlan::Extension(extension) = plan else { return None };
+    extension.node.as_any().downcast_ref::<DedupNode>()
+}
+
+/// `plan` with the hidden columns of its source rows; `None` if they are lost in it. `replace`
+/// gives the scan with hidden columns for each scan of a source.
+pub(super) fn expose(plan: &LogicalPlan, replace: &mut ReplaceScan<'_>) -> Result<Option<Exposed>> {
+    match plan {
+        LogicalPlan::TableScan(scan) => {
+            let Some(table) = source_of(plan) else { return Ok(None) };
+            Ok(replace(scan, &table)?.map(|plan| Exposed::of(plan, Some(&scan.table_name))))
+        }
+        LogicalPlan::Projection(projection) => {
+            let Some(input) = expose(&projection.input, replace)? else { return Ok(None) };
+            let hidden = [input.position.clone(), input.watermark.clone()].map(Expr::Column);
+            let shown = projection.expr.iter().cloned().chain(hidden);
+            let built = LogicalPlanBuilder::from(input.plan).project(shown)?.build()?;
+            Ok(Some(Exposed { plan: built, ..input_of(input.position, input.watermark) }))
+        }
+        LogicalPlan::SubqueryAlias(alias) => {
+            let Some(input) = expose(&alias.input, replace)? else { return Ok(None) };
+            let built = SubqueryAlias::try_new(Arc::new(input.plan), alias.alias.clone())?;
+            Ok(Some(Exposed::of(LogicalPlan::SubqueryAlias(built), Some(&alias.alias))))
+        }
+        LogicalPlan::Union(union) => expose_union(union, replace),
+        LogicalPlan::Join(join) => {
+            let left = expose(&join.left, replace)?;
+            let right = expose(&join.right, replace)?;
+            let (exposed, inputs) = match (left, right) {
+                (Some(left), None) => {
+                    let inputs = vec![left.plan.clone(), join.right.as_ref().clone()];
+                    (left, inputs)
+                }
+                (None, Some(right)) => {
+                    let inputs = vec![join.left.as_ref().clone(), right.plan.clone()];
+                    (right, inputs)
+                }
+                _ => return Ok(None),
+            };
+            rebuilt(plan, inputs, exposed)
+        }
+        LogicalPlan::Filter(_) | LogicalPlan::Sort(_) | LogicalPlan::Limit(_) => {
+            let inputs = plan.inputs();
+            let Some(input) = expose(inputs[0], replace)? else { return Ok(None) };
+            rebuilt(plan, vec![input.plan.clone()], input)
+        }
+        LogicalPlan::Extension(_) => {
+            let Some(node) = as_dedup(plan) else { return Ok(None) };
+            if node.hidden.is_some() {
+                return Ok(None);
+            }
+            let Some(input) = expose(&node.input, replace)? else { return Ok(None) };
+            let hidden = [input.position.clone(), input.watermark.clone()].map(Expr::Column);
+            let built = DedupNode { input: input.plan, hidden: Some(hidden), ..node.clone() };
+            let built = LogicalPlan::Extension(Extension { node: Arc::new(built) });
+            Ok(Some(Exposed { plan: built, ..input_of(input.position, input.watermark) }))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// The table's watermark column as `plan` shows it, if it still does.
+pub(super) fn watermark_column(plan: &LogicalPlan) -> Option<Column> {
+    match plan {
+        LogicalPlan::TableScan(scan) => {
+            let table = source_of(plan)?;
+            let spec = table.options().watermark.as_ref()?;
+            let column = Column::new(Some(scan.table_name.clone()), spec.column.clone());
+            plan.schema().has_column(&column).then_some(column)
+        }
+        LogicalPlan::SubqueryAlias(alias) => {
+            let column = watermark_column(&alias.input)?;
+            let index = alias.input.schema().maybe_index_of_column(&column)?;
+            Some(Column::from(plan.schema().qualified_field(index)))
+        }
+        LogicalPlan::Projection(projection) => {
+            let column = watermark_column(&projection.input)?;
+            let is_it = |expr: &Expr| {
+                let expr = expr.clone().unalias_nested().data;
+                matches!(expr, Expr::Column(own) if own == column)
+            };
+            let index = projection.expr.iter().position(is_it)?;
+            Some(Column::from(plan.schema().qualified_field(index)))
+        }
+        LogicalPlan::Filter(filter) => watermark_column(&filter.input),
+        LogicalPlan::Sort(sort) => watermark_column(&sort.input),
+        LogicalPlan::Extension(_) => watermark_column(&as_dedup(plan)?.input),
+        _ => None,
+    }
+}
+
+/// A scan of a plain query: the same table with its hidden columns.
+fn plain_scan(scan: &TableScan, table: &SourceTable) -> Result<Option<LogicalPlan>> {
+    if table.is_positioned() || scan.projection.is_some() {
+        return Ok(None);
+    }
+    let source = provider_as_source(table.positioned());
+    let name = scan.table_name.clone();
+    let filters = scan.filters.clone();
+    TableScan::try_new(name, source, None, filters, scan.fetch)
+        .map(|scan| Some(LogicalPlan::TableScan(scan)))
+}
+
+/// Branches of one union may have the same positions: each branch gets its own sixteenth of them.
+fn expose_union(union: &Union, replace: &mut ReplaceScan<'_>) -> Result<Option<Exposed>> {
+    const BRANCHES_MAX: usize = 16;
+    if union.inputs.len() > BRANCHES_MAX {
+        return Ok(None);
+    }
+    let mut inputs = Vec::with_capacity(union.inputs.len());
+    for (branch, input) in union.inputs.iter().enumerate() {
+        let Some(exposed) = expose(input, replace)? else { return Ok(None) };
+        let shown = input.schema().columns().into_iter().map(Expr::Column);
+        let position = Expr::Column(exposed.position) + lit((branch as u64) << 60);
+        let hidden = [
+            position.alias(POSITION_COLUMN),
+            Expr::Column(exposed.watermark).alias(WATERMARK_COLUMN),
+        ];
+        let built = LogicalPlanBuilder::from(exposed.plan).project(shown.chain(hidden))?.build()?;
+        inputs.push(Arc::new(built));
+    }
+    let built = LogicalPlan::Union(Union::try_new_with_loose_types(inputs)?);
+    Ok(Some(Exposed::of(built, None)))
+}
+
+fn rebuilt(
+    plan: &LogicalPlan,
+    inputs: Vec<LogicalPlan>,
+    exposed: Exposed,
+) -> Result<Option<Exposed>> {
+    let built = plan.with_new_exprs(plan.expressions(), inputs)?;
+    if !has(built.schema(), &exposed.position) {
+        return Ok(None); // a semi join shows one side only
+    }
+    Ok(Some(Exposed { plan: built, ..exposed }))
+}
+
+fn has(schema: &DFSchema, column: &Column) -> bool {
+    schema.has_column(column)
+}
+
+fn input_of(position: Column, watermark: Column) -> Exposed {
+    let plan = LogicalPlan::default();
+    Exposed { plan, position, watermark }
+}
+
+impl Exposed {
+    fn of(plan: LogicalPlan, relation: Option<&TableReference>) -> Self {
+        let column = |name| Column::new(relation.cloned(), name);
+        Self { plan, position: column(POSITION_COLUMN), watermark: column(WATERMARK_COLUMN) }
+    }
+}
