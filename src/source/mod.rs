@@ -13,10 +13,18 @@
 
 mod clock;
 mod error;
+mod generator;
+mod memory;
+mod scan;
+mod slot;
 mod table;
 mod traits;
 
 pub use clock::{SourceClock, WatermarkSpec, stamped_schema};
 pub use error::SourceError;
-pub use table::{EpochSlot, SourceTable, SourceTableOptions};
+pub use generator::{GeneratorOptions, GeneratorSource};
+pub use memory::MemorySource;
+pub use scan::SourceScanExec;
+pub use slot::EpochSlot;
+pub use table::{SourceTable, SourceTableOptions};
 pub use traits::{Chunk, Poll, PollLimits, Source, SourcePosition, SourceReader, SourceStart};

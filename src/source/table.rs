@@ -1,87 +1,125 @@
-//! Stub.
-use super::*;
-use arrow::datatypes::SchemaRef;
-use arrow::record_batch::RecordBatch;
+//! `SourceTable`: a source as a table of a session.
+
+use super::{Source, SourceError, SourceScanExec, WatermarkSpec, stamped_schema};
+use arrow::datatypes::{DataType, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::error::Result;
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use std::sync::Arc;
-#[derive(Clone, Debug)]
+
+/// What a table adds to its source.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SourceTableOptions {
+    /// The watermark, if the table has one.
     pub watermark: Option<WatermarkSpec>,
+    /// Whether it was declared UNBOUNDED: an INSERT that reads it is a pipeline.
     pub is_unbounded: bool,
 }
+
+/// A source as a table. A plain query reads what the source holds now, from the beginning.
 #[derive(Clone, Debug)]
-pub struct SourceTable {}
+pub struct SourceTable {
+    name: String,
+    source: Arc<dyn Source>,
+    options: SourceTableOptions,
+    /// With the hidden columns last, where the table is positioned.
+    schema: SchemaRef,
+    is_positioned: bool,
+}
+
 impl SourceTable {
+    /// A table over `source`; `name` is used in messages.
+    ///
+    /// # Errors
+    ///
+    /// The watermark column does not exist, or is neither timestamp nor date.
     pub fn try_new(
-        _: &str,
-        _: Arc<dyn Source>,
-        _: SourceTableOptions,
+        name: &str,
+        source: Arc<dyn Source>,
+        options: SourceTableOptions,
     ) -> Result<Self, SourceError> {
-        unimplemented!()
+        let schema = source.schema();
+        if let Some(spec) = &options.watermark {
+            let invalid =
+                |reason: String| Err(SourceError::Invalid { source_name: name.to_owned(), reason });
+            match schema.field_with_name(&spec.column).map(|field| field.data_type()) {
+                Err(_) => {
+                    return invalid(format!("WATERMARK FOR {}: no such column", spec.column));
+                }
+                Ok(DataType::Timestamp(..) | DataType::Date32 | DataType::Date64) => {}
+                Ok(other) => {
+                    let column = &spec.column;
+                    return invalid(format!(
+                        "WATERMARK FOR {column}: it is {other}, and not a TIMESTAMP or DATE"
+                    ));
+                }
+            }
+        }
+        Ok(Self { name: name.to_owned(), source, options, schema, is_positioned: false })
     }
+
+    /// The name given.
+    #[must_use]
     pub fn name(&self) -> &str {
-        unimplemented!()
+        &self.name
     }
+
+    /// The source.
+    #[must_use]
     pub fn source(&self) -> &Arc<dyn Source> {
-        unimplemented!()
+        &self.source
     }
+
+    /// The options given.
+    #[must_use]
     pub fn options(&self) -> &SourceTableOptions {
-        unimplemented!()
+        &self.options
     }
-    pub fn positioned(&self) -> Arc<SourceTable> {
-        unimplemented!()
+
+    /// The same table with the two hidden columns last.
+    #[must_use]
+    pub fn positioned(&self) -> Arc<Self> {
+        let schema = stamped_schema(&self.source.schema());
+        Arc::new(Self { schema, is_positioned: true, ..self.clone() })
     }
+
+    /// Whether the hidden columns are in its schema.
+    #[must_use]
     pub fn is_positioned(&self) -> bool {
-        unimplemented!()
+        self.is_positioned
     }
 }
+
 #[async_trait]
 impl TableProvider for SourceTable {
     fn schema(&self) -> SchemaRef {
-        unimplemented!()
+        Arc::clone(&self.schema)
     }
+
     fn table_type(&self) -> TableType {
         TableType::Base
     }
+
     async fn scan(
         &self,
-        _: &dyn Session,
-        _: Option<&Vec<usize>>,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
         _: &[Expr],
-        _: Option<usize>,
+        limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        unimplemented!()
-    }
-}
-#[derive(Debug)]
-pub struct EpochSlot {}
-impl EpochSlot {
-    pub fn new(_: SchemaRef) -> Self {
-        unimplemented!()
-    }
-    pub fn fill(&self, _: Vec<RecordBatch>) {
-        unimplemented!()
-    }
-}
-#[async_trait]
-impl TableProvider for EpochSlot {
-    fn schema(&self) -> SchemaRef {
-        unimplemented!()
-    }
-    fn table_type(&self) -> TableType {
-        TableType::Base
-    }
-    async fn scan(
-        &self,
-        _: &dyn Session,
-        _: Option<&Vec<usize>>,
-        _: &[Expr],
-        _: Option<usize>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        unimplemented!()
+        let projection: Vec<usize> = match projection {
+            Some(projection) => projection.clone(),
+            None => (0..self.schema.fields().len()).collect(),
+        };
+        let parts = if self.is_positioned || limit.is_some() {
+            None // positions count the partitions of the whole source
+        } else {
+            self.source.split(state.config().target_partitions()).await?
+        };
+        let sources = parts.unwrap_or_else(|| vec![Arc::clone(&self.source)]);
+        let scan = SourceScanExec::try_new(self.clone(), sources, projection, limit)?;
+        Ok(Arc::new(scan))
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Something rows can be read from, again and again, from any offset it still holds.
 ///
@@ -37,6 +38,13 @@ pub trait Source: Debug + Send + Sync {
     /// The position from which every row is read that arrived at or after `arrived_us`
     /// (microseconds since the Unix epoch, in the time of the broker or the store).
     async fn position_at(&self, arrived_us: i64) -> Result<SourceStart, SourceError>;
+
+    /// Sources that together hold the rows of this one, at most `count`, to be read in parallel by
+    /// a plain query; `None` where it cannot be split.
+    async fn split(&self, count: usize) -> Result<Option<Vec<Arc<dyn Source>>>, SourceError> {
+        let _ = count;
+        Ok(None)
+    }
 
     /// Joins what earlier polls returned as [`Poll::entries`], oldest first, into one with the same
     /// meaning; the pipeline calls it when they have become many.
