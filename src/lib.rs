@@ -2,6 +2,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod commit;
+pub mod delta;
 pub mod error;
 pub mod key;
 pub mod operator;

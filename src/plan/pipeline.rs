@@ -10,7 +10,7 @@ use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::provider_as_source;
 use datafusion::logical_expr::{
-    Expr, Extension, LogicalPlan, LogicalPlanBuilder, TableScan, Volatility,
+    Expr, Extension, LogicalPlan, LogicalPlanBuilder, TableScan, TableScanBuilder, Volatility,
 };
 use std::sync::Arc;
 
@@ -92,7 +92,7 @@ pub fn plan_pipeline(query: &LogicalPlan) -> Result<PipelinePlan> {
         }
         let slot = Arc::new(EpochSlot::new(stamped_schema(&table.source().schema())));
         let source = provider_as_source(Arc::clone(&slot) as _);
-        let plan = TableScan::try_new(scan.table_name.clone(), source, None, Vec::new(), None)?;
+        let plan = TableScanBuilder::new(scan.table_name.clone(), source).build()?;
         sources.push(PipelineSource { name, table: table.clone(), slot });
         Ok(Some(LogicalPlan::TableScan(plan)))
     };
@@ -209,7 +209,7 @@ fn refused_join(plan: &LogicalPlan) -> Option<(String, String)> {
 
 fn refused_expression(plan: &LogicalPlan) -> Option<(String, String)> {
     let mut found = None;
-    let _ = plan.apply_expressions(|expr| {
+    let visited = plan.apply_expressions(|expr| {
         expr.apply(|expr| {
             let reason = match expr {
                 Expr::ScalarFunction(call)
@@ -233,6 +233,7 @@ fn refused_expression(plan: &LogicalPlan) -> Option<(String, String)> {
             Ok(TreeNodeRecursion::Continue)
         })
     });
+    debug_assert!(visited.is_ok());
     found
 }
 

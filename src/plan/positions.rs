@@ -11,11 +11,12 @@ use super::DedupNode;
 use crate::source::SourceTable;
 use crate::types::{POSITION_COLUMN, WATERMARK_COLUMN, is_hidden};
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::Transformed;
 use datafusion::common::{Column, DFSchema, Result, TableReference};
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::logical_expr::{
-    Expr, Extension, LogicalPlan, LogicalPlanBuilder, SubqueryAlias, TableScan, Union, lit,
+    Expr, Extension, LogicalPlan, LogicalPlanBuilder, SubqueryAlias, TableScan, TableScanBuilder,
+    Union, lit,
 };
 use datafusion::optimizer::AnalyzerRule;
 use std::sync::Arc;
@@ -172,9 +173,11 @@ fn plain_scan(scan: &TableScan, table: &SourceTable) -> Result<Option<LogicalPla
     }
     let source = provider_as_source(table.positioned());
     let name = scan.table_name.clone();
-    let filters = scan.filters.clone();
-    TableScan::try_new(name, source, None, filters, scan.fetch)
-        .map(|scan| Some(LogicalPlan::TableScan(scan)))
+    let built = TableScanBuilder::new(name, source)
+        .with_filters(scan.filters.clone())
+        .with_fetch(scan.fetch)
+        .build()?;
+    Ok(Some(LogicalPlan::TableScan(built)))
 }
 
 /// Branches of one union may have the same positions: each branch gets its own sixteenth of them.

@@ -21,9 +21,11 @@
 mod durable;
 mod error;
 mod location;
+mod parquet;
 mod probe;
 
 pub use durable::DurableLocal;
 pub use error::StoreError;
 pub use location::{Location, is_store_option, open_location};
+pub use parquet::ParquetObject;
 pub use probe::probe_put_if_absent;

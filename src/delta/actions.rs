@@ -1,0 +1,95 @@
+//! The lines of a commit, read back.
+
+use super::DeltaError;
+use serde::Deserialize;
+
+/// What one commit did, as its JSON says.
+#[derive(Debug, Default)]
+pub(super) struct Actions {
+    pub(super) adds: Vec<Add>,
+    pub(super) removes: Vec<Remove>,
+    pub(super) txns: Vec<Txn>,
+    pub(super) operation: Option<String>,
+    /// The fresh id that every commit carries.
+    pub(super) txn_id: Option<String>,
+    /// Whether the schema, a property or the protocol changed.
+    pub(super) changes_table: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct Line {
+    add: Option<Add>,
+    remove: Option<Remove>,
+    txn: Option<Txn>,
+    #[serde(rename = "metaData")]
+    metadata: Option<serde::de::IgnoredAny>,
+    protocol: Option<serde::de::IgnoredAny>,
+    #[serde(rename = "commitInfo")]
+    info: Option<CommitInfo>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Add {
+    pub(super) path: String,
+    pub(super) size: i64,
+    pub(super) modification_time: i64,
+    pub(super) stats: Option<String>,
+    pub(super) deletion_vector: Option<Descriptor>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Remove {
+    pub(super) path: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Txn {
+    pub(super) app_id: String,
+    pub(super) version: i64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct CommitInfo {
+    operation: Option<String>,
+    txn_id: Option<String>,
+}
+
+/// Where a deletion vector is, in the words of the Delta protocol.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Descriptor {
+    pub(super) storage_type: String,
+    pub(super) path_or_inline_dv: String,
+    pub(super) offset: Option<i32>,
+    pub(super) size_in_bytes: i32,
+    pub(super) cardinality: i64,
+}
+
+impl Actions {
+    /// Reads the JSON of commit `version`.
+    pub(super) fn parse(version: u64, json: &[u8]) -> Result<Self, DeltaError> {
+        let mut actions = Self::default();
+        for line in json.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            let line: Line = serde_json::from_slice(line).map_err(|error| DeltaError::Damaged {
+                reason: format!("version {version} cannot be read: {error}"),
+            })?;
+            actions.adds.extend(line.add);
+            actions.removes.extend(line.remove);
+            actions.txns.extend(line.txn);
+            actions.changes_table |= line.metadata.is_some() || line.protocol.is_some();
+            if let Some(info) = line.info {
+                actions.operation = info.operation;
+                actions.txn_id = info.txn_id;
+            }
+        }
+        Ok(actions)
+    }
+
+    /// The version of `app`, if the commit sets it.
+    pub(super) fn txn(&self, app: &str) -> Option<i64> {
+        self.txns.iter().find(|txn| txn.app_id == app).map(|txn| txn.version)
+    }
+}

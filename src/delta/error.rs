@@ -1,0 +1,127 @@
+//! What can go wrong with an upsert table.
+
+use crate::commit::CommitError;
+use crate::key::KeyError;
+use crate::store::StoreError;
+use crate::types::ErrorKind;
+use arrow::error::ArrowError;
+use datafusion::error::DataFusionError;
+use datafusion::parquet::errors::ParquetError;
+use delta_kernel::KernelError;
+
+/// Why an upsert table cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeltaError {
+    /// The definition of the table is wrong.
+    #[error("table {table}: {reason}")]
+    Definition {
+        /// The table.
+        table: String,
+        /// What is wrong, and what to write instead.
+        reason: String,
+    },
+    /// The table exists, and is another.
+    #[error("table {table} exists at {location} and is another: {differences}")]
+    Mismatch {
+        /// The table.
+        table: String,
+        /// Where it is.
+        location: String,
+        /// Each difference.
+        differences: String,
+    },
+    /// There is no table.
+    #[error("no Delta table at {location}: declare its columns and a PRIMARY KEY to create it")]
+    Missing {
+        /// Where it was looked for.
+        location: String,
+    },
+    /// Not possible yet.
+    #[error("{what} on an upsert table is not supported yet")]
+    Unsupported {
+        /// The statement.
+        what: String,
+    },
+    /// A row breaks a rule of the table.
+    #[error("table {table}: column {column} is NULL in row {row}, and must not be")]
+    NullValue {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+        /// The row.
+        row: String,
+    },
+    /// A commit of this process could not be made.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The log or a file contradicts itself.
+    #[error("the table is damaged: {reason}")]
+    Damaged {
+        /// What is wrong and where.
+        reason: String,
+    },
+    /// The location cannot be opened.
+    #[error(transparent)]
+    Location(#[from] StoreError),
+    /// A key column cannot be a key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The store did not answer.
+    #[error("the table's store did not answer")]
+    Store(#[from] object_store::Error),
+    /// The Delta library refused.
+    #[error("the Delta log cannot be used")]
+    Log(#[from] KernelError),
+    /// Arrow refused.
+    #[error("rows cannot be converted")]
+    Arrow(#[from] ArrowError),
+    /// A data file cannot be written or read.
+    #[error("a data file cannot be used")]
+    Parquet(#[from] ParquetError),
+    /// A task of this crate failed.
+    #[error("a task failed")]
+    Task(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl DeltaError {
+    /// What the caller can do about it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Definition { .. } | Self::Mismatch { .. } | Self::Missing { .. } => {
+                ErrorKind::Invalid
+            }
+            Self::NullValue { .. } => ErrorKind::Invalid,
+            Self::Unsupported { .. } => ErrorKind::Unsupported,
+            Self::Commit(error) => error.kind(),
+            Self::Location(error) => error.kind(),
+            Self::Key(error) => error.kind(),
+            Self::Store(_) => ErrorKind::Unavailable,
+            Self::Damaged { .. } | Self::Log(_) | Self::Parquet(_) => ErrorKind::Data,
+            Self::Arrow(_) | Self::Task(_) => ErrorKind::Internal,
+        }
+    }
+}
+
+impl From<DeltaError> for CommitError {
+    fn from(error: DeltaError) -> Self {
+        match error {
+            DeltaError::Commit(error) => error,
+            DeltaError::NullValue { .. } => Self::Refused { reason: error.to_string() },
+            DeltaError::Damaged { reason } => Self::Damaged { reason },
+            DeltaError::Location(StoreError::NoPutIfAbsent { location }) => {
+                Self::NoPutIfAbsent { location }
+            }
+            DeltaError::Store(_) => Self::Unavailable(Box::new(error)),
+            other => Self::Internal(Box::new(other)),
+        }
+    }
+}
+
+impl From<DeltaError> for DataFusionError {
+    fn from(error: DeltaError) -> Self {
+        Self::External(Box::new(error))
+    }
+}

@@ -1,0 +1,405 @@
+//! The Delta log, through `delta_kernel`: all calls of that library are here.
+
+use super::DeltaError;
+use super::actions::{Actions, Add, Descriptor};
+use super::committer::OnceCommitter;
+use super::files::LiveFile;
+use super::schema::PRIMARY_KEY;
+use super::writer::{StagedFile, join};
+use crate::commit::CommitError;
+use crate::store::Location;
+use crate::types::Clock;
+use arrow::array::cast::AsArray;
+use arrow::array::types::{Int32Type, Int64Type};
+use arrow::array::{
+    Array, ArrayRef, Int32Array, Int64Array, MapArray, StringArray, StructArray, new_null_array,
+};
+use arrow::buffer::{NullBuffer, OffsetBuffer};
+use arrow::datatypes::{DataType, Schema};
+use arrow::record_batch::RecordBatch;
+use datafusion::common::runtime::SpawnedTask;
+use delta_kernel::actions::deletion_vector::{DeletionVectorDescriptor, DeletionVectorStorageType};
+use delta_kernel::engine::arrow_conversion::TryIntoArrow;
+use delta_kernel::engine::arrow_data::{ArrowEngineData, EngineDataArrowExt};
+use delta_kernel::schema::StructType;
+use delta_kernel::snapshot::{Snapshot, SnapshotRef};
+use delta_kernel::transaction::create_table::create_table;
+use delta_kernel::transaction::{CommitResult, UpdateTableOperation};
+use delta_kernel::{FileMeta, FilteredEngineData, KernelError};
+use delta_kernel_default_engine::executor::tokio::TokioMultiThreadExecutor;
+use delta_kernel_default_engine::parquet::DataFileMetadata;
+use delta_kernel_default_engine::stats::collect_stats;
+use delta_kernel_default_engine::{DefaultEngine, DefaultEngineBuilder, build_add_file_metadata};
+use object_store::{Error, ObjectStoreExt};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use tokio::runtime::Handle;
+
+type Kernel = DefaultEngine<TokioMultiThreadExecutor>;
+
+const ENGINE: &str = concat!("onefold/", env!("CARGO_PKG_VERSION"));
+
+/// The log of one table.
+#[derive(Clone)]
+pub(super) struct DeltaLog {
+    location: Location,
+    clock: Arc<dyn Clock>,
+    kernel: Arc<Kernel>,
+}
+
+impl fmt::Debug for DeltaLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeltaLog").field("location", &self.location.url).finish_non_exhaustive()
+    }
+}
+
+/// What a commit does.
+#[derive(Debug, Default)]
+pub(super) struct Change {
+    /// Whether it only rewrites rows.
+    pub(super) is_compaction: bool,
+    pub(super) txns: Vec<(String, i64)>,
+    pub(super) domain: Option<(String, String)>,
+    pub(super) adds: Vec<Arc<StagedFile>>,
+    /// Files with their new vectors.
+    pub(super) masks: Vec<(Arc<LiveFile>, Descriptor)>,
+    pub(super) removes: Vec<Arc<LiveFile>>,
+}
+
+/// What became of a commit.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// It is true, durable and ours.
+    Committed { snapshot: SnapshotRef, actions: Actions },
+    /// Another commit has its version.
+    Lost,
+}
+
+impl DeltaLog {
+    pub(super) fn new(location: Location, clock: Arc<dyn Clock>) -> Self {
+        let executor = Arc::new(TokioMultiThreadExecutor::new(Handle::current()));
+        let kernel = DefaultEngineBuilder::new(Arc::clone(&location.store))
+            .with_task_executor(executor)
+            .build();
+        Self { location, clock, kernel: Arc::new(kernel) }
+    }
+
+    /// The newest snapshot; `None` if there is no table.
+    pub(super) async fn load(&self) -> Result<Option<SnapshotRef>, DeltaError> {
+        use futures::TryStreamExt;
+        use object_store::ObjectStore;
+        let mut log = self.location.store.list(Some(&self.location.path("_delta_log")));
+        if log.try_next().await?.is_none() {
+            return Ok(None);
+        }
+        drop(log);
+        let (kernel, url) = (Arc::clone(&self.kernel), self.location.url.clone());
+        self.blocking(move || Ok(Snapshot::builder_for(url.as_str()).build(kernel.as_ref())?))
+            .await
+            .map(Some)
+    }
+
+    /// The newest snapshot after `known`.
+    pub(super) async fn reload(&self, known: &SnapshotRef) -> Result<SnapshotRef, DeltaError> {
+        let (kernel, known) = (Arc::clone(&self.kernel), Arc::clone(known));
+        self.blocking(move || Ok(Snapshot::builder_from(known).build(kernel.as_ref())?)).await
+    }
+
+    /// Creates version 0; somebody else may have done so first.
+    pub(super) async fn create(
+        &self,
+        schema: StructType,
+        properties: Vec<(String, String)>,
+    ) -> Result<(), DeltaError> {
+        let (kernel, url, committer) =
+            (Arc::clone(&self.kernel), self.location.url.clone(), self.committer());
+        self.blocking(move || {
+            let built = create_table(url.as_str(), Arc::new(schema), ENGINE, false)
+                .with_table_properties(properties)
+                .build(kernel.as_ref(), Box::new(committer.clone()))?;
+            match built.commit(kernel.as_ref()) {
+                Ok(CommitResult::Committed(_) | CommitResult::Conflicted(_)) => Ok(()),
+                Ok(CommitResult::Retryable(failed)) => Err(unknown(&committer, failed.error)),
+                Err(error) => Err(unknown(&committer, error)),
+            }
+        })
+        .await
+    }
+
+    /// Commits `change` as the version after `snapshot`.
+    ///
+    /// # Cancellation
+    ///
+    /// Whether it is committed is unknown, as after an error.
+    pub(super) async fn commit(
+        &self,
+        snapshot: SnapshotRef,
+        change: Arc<Change>,
+    ) -> Result<Answer, DeltaError> {
+        let (kernel, committer) = (Arc::clone(&self.kernel), self.committer());
+        self.blocking(move || {
+            let committed = send(&snapshot, &kernel, &change, &committer);
+            let committed = committed.map_err(|error| match error {
+                DeltaError::Log(error) => unknown(&committer, error),
+                other => other,
+            })?;
+            let Some(next) = committed else { return Ok(Answer::Lost) };
+            let actions = Actions::parse(next.version(), &committer.take().bytes)?;
+            let snapshot = match next.write_checksum(kernel.as_ref()) {
+                Ok((_, with_checksum)) => with_checksum,
+                Err(error) => {
+                    tracing::warn!(version = next.version(), %error, "no version checksum");
+                    next
+                }
+            };
+            Ok(Answer::Committed { snapshot, actions })
+        })
+        .await
+    }
+
+    /// Writes a checkpoint of `snapshot`; an error is only logged, as readers do without.
+    pub(super) async fn checkpoint(&self, snapshot: SnapshotRef) -> SnapshotRef {
+        let (kernel, known) = (Arc::clone(&self.kernel), Arc::clone(&snapshot));
+        let written =
+            self.blocking(move || Ok(snapshot.checkpoint(kernel.as_ref(), None)?.1)).await;
+        written.unwrap_or_else(|error| {
+            tracing::warn!(version = known.version(), %error, "no checkpoint");
+            known
+        })
+    }
+
+    /// The files of `snapshot`, by replay of the log.
+    pub(super) async fn files(&self, snapshot: SnapshotRef) -> Result<Vec<Add>, DeltaError> {
+        let kernel = Arc::clone(&self.kernel);
+        self.blocking(move || {
+            let scan = snapshot.scan_builder().build()?;
+            let mut adds = Vec::new();
+            for metadata in scan.scan_metadata(kernel.as_ref())? {
+                let (data, selected) = metadata?.scan_files.into_parts();
+                let batch = data.try_into_record_batch()?;
+                adds_of(&batch, &selected, &mut adds)?;
+            }
+            Ok(adds)
+        })
+        .await
+    }
+
+    /// The version of `app` at `snapshot`.
+    pub(super) async fn txn(
+        &self,
+        snapshot: &SnapshotRef,
+        app: String,
+    ) -> Result<Option<i64>, DeltaError> {
+        let (kernel, snapshot) = (Arc::clone(&self.kernel), Arc::clone(snapshot));
+        self.blocking(move || Ok(snapshot.get_app_id_version(&app, kernel.as_ref())?)).await
+    }
+
+    /// The domains of `snapshot` that are not Delta's own: name and configuration.
+    pub(super) async fn domains(
+        &self,
+        snapshot: &SnapshotRef,
+    ) -> Result<Vec<(String, String)>, DeltaError> {
+        let (kernel, snapshot) = (Arc::clone(&self.kernel), Arc::clone(snapshot));
+        self.blocking(move || {
+            let all = snapshot.get_all_domain_metadata(kernel.as_ref())?;
+            let all = all.iter();
+            Ok(all.map(|own| (own.domain().to_owned(), own.configuration().to_owned())).collect())
+        })
+        .await
+    }
+
+    /// What version `version` did; `None` if its commit is no longer, or not yet, in the log.
+    pub(super) async fn actions(&self, version: u64) -> Result<Option<Actions>, DeltaError> {
+        let path = self.location.path(&format!("_delta_log/{version:020}.json"));
+        match self.location.store.get(&path).await {
+            Ok(found) => Actions::parse(version, &found.bytes().await?).map(Some),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes back a commit that turned out to follow nothing.
+    pub(super) async fn void(&self, version: u64) -> Result<(), DeltaError> {
+        let path = self.location.path(&format!("_delta_log/{version:020}.json"));
+        Ok(self.location.store.delete(&path).await?)
+    }
+
+    fn committer(&self) -> OnceCommitter {
+        OnceCommitter::new(self.location.clone(), Arc::clone(&self.clock), Handle::current())
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, DeltaError> + Send + 'static,
+    ) -> Result<T, DeltaError> {
+        join(SpawnedTask::spawn_blocking(work)).await
+    }
+}
+
+/// The property that holds the primary key of `snapshot`'s table.
+pub(super) fn primary_key(snapshot: &SnapshotRef) -> Option<Vec<String>> {
+    let properties = snapshot.metadata_configuration();
+    serde_json::from_str(properties.get(PRIMARY_KEY)?).ok()
+}
+
+fn unknown(committer: &OnceCommitter, error: KernelError) -> DeltaError {
+    match committer.take().unknown {
+        Some(cause) => CommitError::Unavailable(Box::new(cause)).into(),
+        None => error.into(),
+    }
+}
+
+fn send(
+    snapshot: &SnapshotRef,
+    kernel: &Arc<Kernel>,
+    change: &Change,
+    committer: &OnceCommitter,
+) -> Result<Option<SnapshotRef>, DeltaError> {
+    let operation = if change.is_compaction {
+        UpdateTableOperation::Optimize
+    } else {
+        UpdateTableOperation::Merge
+    };
+    let mut builder = Arc::clone(snapshot).update_table(operation, ENGINE, !change.is_compaction);
+    for (app, version) in &change.txns {
+        builder = builder.with_transaction_id(app.clone(), *version);
+    }
+    if let Some((domain, configuration)) = &change.domain {
+        builder = builder.with_domain_metadata(domain.clone(), configuration.clone());
+    }
+    let mut transaction = builder.build(kernel.as_ref(), Box::new(committer.clone()))?;
+    if !change.adds.is_empty() {
+        let context = transaction.write_state()?.write_context_builder().build()?;
+        for add in &change.adds {
+            let schema = context.physical_data_schema();
+            let stats = collect_stats(&add.rows, context.stats_columns(), schema)?;
+            let url = snapshot.table_root().join(&add.path).map_err(KernelError::generic_err)?;
+            let meta = FileMeta::new(url, add.modified_ms, add.size_bytes);
+            let metadata = DataFileMetadata::new(meta, stats);
+            transaction.add_files(build_add_file_metadata(metadata, &context)?);
+        }
+    }
+    if !change.masks.is_empty() {
+        let mut vectors = HashMap::with_capacity(change.masks.len());
+        let mut rows = Vec::with_capacity(change.masks.len());
+        for (file, descriptor) in &change.masks {
+            vectors.insert(file.path.clone(), kernel_descriptor(descriptor)?);
+            rows.push(Arc::clone(file));
+        }
+        transaction.update_deletion_vectors(vectors, std::iter::once(scan_rows(&rows)))?;
+    }
+    if !change.removes.is_empty() {
+        transaction.remove_files(scan_rows(&change.removes)?);
+    }
+    Ok(match transaction.commit(kernel.as_ref())? {
+        CommitResult::Committed(committed) => {
+            let next = committed.post_commit_snapshot().cloned();
+            Some(next.ok_or_else(|| KernelError::generic("no snapshot after a commit"))?)
+        }
+        CommitResult::Conflicted(_) => None,
+        CommitResult::Retryable(failed) => return Err(failed.error.into()),
+    })
+}
+
+fn kernel_descriptor(own: &Descriptor) -> Result<DeletionVectorDescriptor, DeltaError> {
+    let storage = match own.storage_type.as_str() {
+        "i" => DeletionVectorStorageType::Inline,
+        "p" => DeletionVectorStorageType::PersistedAbsolute,
+        _ => DeletionVectorStorageType::PersistedRelative,
+    };
+    let path = own.path_or_inline_dv.clone();
+    let (size, count) = (own.size_in_bytes, own.cardinality);
+    Ok(DeletionVectorDescriptor::try_new(storage, path, own.offset, size, count)?)
+}
+
+/// Rows as a scan of the log would give them, from our own memory.
+fn scan_rows(files: &[Arc<LiveFile>]) -> Result<FilteredEngineData, KernelError> {
+    let schema: Schema = delta_kernel::scan::scan_row_schema().as_ref().try_into_arrow()?;
+    let schema = Arc::new(schema);
+    let vector = |file: &LiveFile| file.vector.as_ref().map(|(descriptor, _)| descriptor.clone());
+    let vectors: Vec<Option<Descriptor>> = files.iter().map(|file| vector(file)).collect();
+    let own = |get: fn(&Descriptor) -> String| -> ArrayRef {
+        let texts = vectors.iter().map(|it| it.as_ref().map(get).unwrap_or_default());
+        Arc::new(StringArray::from_iter_values(texts))
+    };
+    let struct_fields = |name: &str| match schema.field_with_name(name)?.data_type() {
+        DataType::Struct(fields) => Ok(fields.clone()),
+        other => Err(KernelError::generic(format!("{name} of a scan row is {other}"))),
+    };
+    let offsets = vectors.iter().map(|it| it.as_ref().and_then(|it| it.offset));
+    let sizes = vectors.iter().map(|it| it.as_ref().map_or(0, |it| it.size_in_bytes));
+    let counts = vectors.iter().map(|it| it.as_ref().map_or(0, |it| it.cardinality));
+    let is_masked: Vec<bool> = vectors.iter().map(Option::is_some).collect();
+    let vector_columns: Vec<ArrayRef> = vec![
+        own(|it| it.storage_type.clone()),
+        own(|it| it.path_or_inline_dv.clone()),
+        Arc::new(offsets.collect::<Int32Array>()),
+        Arc::new(Int32Array::from_iter_values(sizes)),
+        Arc::new(Int64Array::from_iter_values(counts)),
+    ];
+    let masked = Some(NullBuffer::from(is_masked));
+    let vector_column =
+        StructArray::try_new(struct_fields("deletionVector")?, vector_columns, masked)?;
+    let constant_fields = struct_fields("fileConstantValues")?;
+    let constants = constant_fields.iter().map(|field| match field.data_type() {
+        DataType::Map(entries, _) if field.name() == "partitionValues" => {
+            let DataType::Struct(inner) = entries.data_type() else {
+                return Err(KernelError::generic("partition values are no map"));
+            };
+            let empty = StructArray::new_null(inner.clone(), 0);
+            let offsets = OffsetBuffer::new_zeroed(files.len());
+            let map = MapArray::try_new(Arc::clone(entries), offsets, empty, None, false)?;
+            Ok(Arc::new(map) as ArrayRef)
+        }
+        data_type => Ok(new_null_array(data_type, files.len())),
+    });
+    let constants = constants.collect::<Result<Vec<_>, KernelError>>()?;
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values(files.iter().map(|file| file.path.as_str()))),
+        Arc::new(Int64Array::from_iter_values(files.iter().map(|file| file.size_bytes))),
+        Arc::new(Int64Array::from_iter_values(files.iter().map(|file| file.modified_ms))),
+        Arc::new(StringArray::from_iter_values(files.iter().map(|file| file.stats.as_str()))),
+        Arc::new(vector_column),
+        Arc::new(StructArray::try_new(constant_fields, constants, None)?),
+    ];
+    let batch = RecordBatch::try_new(schema, columns)?;
+    Ok(FilteredEngineData::with_all_rows_selected(Box::new(ArrowEngineData::new(batch))))
+}
+
+/// The selected files of one batch of scan rows.
+fn adds_of(batch: &RecordBatch, selected: &[bool], adds: &mut Vec<Add>) -> Result<(), DeltaError> {
+    let column = |name: &str| {
+        let missing = || DeltaError::Damaged { reason: format!("the log shows no {name}") };
+        batch.column_by_name(name).ok_or_else(missing)
+    };
+    let (path, stats) = (column("path")?.as_string::<i32>(), column("stats")?.as_string::<i32>());
+    let size = column("size")?.as_primitive::<Int64Type>();
+    let modified = column("modificationTime")?.as_primitive::<Int64Type>();
+    let vector = column("deletionVector")?.as_struct();
+    let storage = vector.column(0).as_string::<i32>();
+    let name = vector.column(1).as_string::<i32>();
+    let offset = vector.column(2).as_primitive::<Int32Type>();
+    let bytes = vector.column(3).as_primitive::<Int32Type>();
+    let count = vector.column(4).as_primitive::<Int64Type>();
+    for row in 0..batch.num_rows() {
+        if !selected.get(row).copied().unwrap_or(true) {
+            continue;
+        }
+        let has_vector = vector.is_valid(row) && storage.is_valid(row);
+        adds.push(Add {
+            path: path.value(row).to_owned(),
+            size: size.value(row),
+            modification_time: modified.value(row),
+            stats: stats.is_valid(row).then(|| stats.value(row).to_owned()),
+            deletion_vector: has_vector.then(|| Descriptor {
+                storage_type: storage.value(row).to_owned(),
+                path_or_inline_dv: name.value(row).to_owned(),
+                offset: offset.is_valid(row).then(|| offset.value(row)),
+                size_in_bytes: bytes.value(row),
+                cardinality: count.value(row),
+            }),
+        });
+    }
+    Ok(())
+}

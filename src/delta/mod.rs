@@ -1,0 +1,45 @@
+//! The upsert table: a Delta table whose primary key is unique at every version.
+//!
+//! ```text
+//!   rows -> stage: last of each key -> new data files, named by nobody yet
+//!                                          |
+//!   key index: hash -> (file, row) --probe-+-> deletion vectors of the rows they replace
+//!                                          |
+//!                     one commit: adds, vectors, removes, txn, domain metadata
+//! ```
+//!
+//! # Invariants
+//!
+//! 1. The primary key is unique at every version, to any reader of deletion vectors.
+//! 2. A vector only grows while its file lives; its cardinality is what the log says.
+//! 3. The key index is a cache: it equals what a scan would find, or it is dropped.
+//! 4. One writer per table and process orders all its commits.
+//!
+//! # Not here
+//!
+//! No SQL and no epochs: who commits what, and when, is decided above.
+//!
+//! # Sources
+//!
+//! The Delta transaction log protocol, <https://github.com/delta-io/delta/blob/master/PROTOCOL.md>.
+
+mod actions;
+mod committer;
+mod compact;
+mod error;
+mod files;
+mod index;
+mod ledger;
+mod log;
+mod provider;
+mod prune;
+mod schema;
+mod sink;
+mod table;
+#[cfg(test)]
+mod tests;
+mod vectors;
+mod writer;
+
+pub use error::DeltaError;
+pub use table::{DeltaSettings, DeltaTable, TableDefinition};

@@ -1,0 +1,294 @@
+//! `DeltaTable`: one table, with the one writer that this process has for it.
+
+use super::DeltaError;
+use super::files::Files;
+use super::index::KeyIndex;
+use super::log::{DeltaLog, primary_key};
+use super::schema::{PRIMARY_KEY, differences, from_kernel, normalise, to_kernel};
+use super::writer::RowShape;
+use crate::key::KeyHasher;
+use crate::store::{Location, probe_put_if_absent};
+use crate::types::{Clock, Entropy};
+use arrow::datatypes::SchemaRef;
+use delta_kernel::snapshot::SnapshotRef;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::time::Duration;
+
+/// What a statement says about a table.
+#[derive(Clone, Debug)]
+pub struct TableDefinition {
+    /// The columns, as SQL declares them.
+    pub schema: SchemaRef,
+    /// The columns of the primary key, in its order; at least one.
+    pub primary_key: Vec<String>,
+    /// Options of the table, without those of its store.
+    pub options: HashMap<String, String>,
+}
+
+/// When a table is maintained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeltaSettings {
+    /// Commits between two Delta checkpoints; at least 1.
+    pub checkpoint_interval: u64,
+    /// Rows below which a data file is small; 0 never compacts.
+    pub compact_rows_min: u64,
+    /// How many small or half-masked files make a table compaction worth its while.
+    pub compact_files_min: u64,
+}
+
+impl Default for DeltaSettings {
+    fn default() -> Self {
+        Self { checkpoint_interval: 100, compact_rows_min: 262_144, compact_files_min: 16 }
+    }
+}
+
+/// An upsert table; one per location and process.
+pub struct DeltaTable {
+    pub(super) location: Location,
+    pub(super) primary_key: Vec<String>,
+    pub(super) settings: DeltaSettings,
+    pub(super) entropy: Arc<dyn Entropy>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) log: DeltaLog,
+    pub(super) shape: RowShape,
+    pub(super) writer: tokio::sync::Mutex<Writer>,
+    view: RwLock<Arc<TableView>>,
+    /// For the sink of a plan, which may outlive the statement.
+    pub(super) this: Weak<Self>,
+}
+
+/// What readers see.
+#[derive(Debug)]
+pub(super) struct TableView {
+    pub(super) version: u64,
+    pub(super) files: Files,
+}
+
+/// What the writer knows.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) snapshot: SnapshotRef,
+    pub(super) files: Files,
+    /// Built when the table is first written.
+    pub(super) index: Option<KeyIndex>,
+    /// When the log was last listed, or a commit of ours followed the head.
+    pub(super) listed: Duration,
+    /// Whether a commit was sent and its outcome was not seen.
+    pub(super) is_unknown: bool,
+    is_probed: bool,
+}
+
+/// A snapshot older than this is listed again before a commit is sent.
+pub(super) const STALE: Duration = Duration::from_secs(60);
+
+impl fmt::Debug for DeltaTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeltaTable")
+            .field("name", &self.shape.table)
+            .field("location", &self.location.url.as_str())
+            .finish_non_exhaustive()
+    }
+}
+
+impl DeltaTable {
+    /// Opens the table at `location`, or creates it from `definition`; `name` is used in messages.
+    ///
+    /// # Errors
+    ///
+    /// A definition that Delta cannot keep, or that is not the one of the table found.
+    pub async fn create_or_open(
+        name: &str,
+        location: Location,
+        definition: Option<TableDefinition>,
+        settings: DeltaSettings,
+        (entropy, clock): (Arc<dyn Entropy>, Arc<dyn Clock>),
+    ) -> Result<Arc<Self>, DeltaError> {
+        let log = DeltaLog::new(location.clone(), Arc::clone(&clock));
+        let declared = match &definition {
+            Some(definition) => {
+                refuse_options(name, &definition.options)?;
+                Some(normalise(name, &definition.schema, &definition.primary_key)?)
+            }
+            None => None,
+        };
+        let missing = || DeltaError::Missing { location: location.url.to_string() };
+        let snapshot = match (log.load().await?, &definition, &declared) {
+            (Some(snapshot), ..) => snapshot,
+            (None, Some(definition), Some(declared)) => {
+                let properties = properties(declared, definition);
+                log.create(to_kernel(declared)?, properties).await?;
+                log.load().await?.ok_or_else(missing)?
+            }
+            (None, ..) => return Err(missing()),
+        };
+        let schema = from_kernel(&snapshot.schema())?;
+        let primary_key = primary_key(&snapshot).ok_or_else(|| DeltaError::Mismatch {
+            table: name.to_owned(),
+            location: location.url.to_string(),
+            differences: "it has no primary key, so it was not made by onefold".to_owned(),
+        })?;
+        if let (Some(declared), Some(definition)) = (&declared, &definition) {
+            let own = (declared.as_ref(), definition.primary_key.as_slice());
+            let differences = differences(own, (schema.as_ref(), primary_key.as_slice()));
+            if !differences.is_empty() {
+                let location = location.url.to_string();
+                return Err(DeltaError::Mismatch { table: name.to_owned(), location, differences });
+            }
+        }
+        let hasher = hasher(&schema, &primary_key, entropy.as_ref())?;
+        let files = Files::load(&location, log.files(Arc::clone(&snapshot)).await?).await?;
+        let view = TableView { version: snapshot.version(), files: files.clone() };
+        let writer = Writer {
+            snapshot,
+            files,
+            index: None,
+            listed: clock.monotonic(),
+            is_unknown: false,
+            is_probed: false,
+        };
+        let table = name.to_owned();
+        let shape = RowShape { table, schema, primary_key: primary_key.clone(), hasher };
+        Ok(Arc::new_cyclic(|this| Self {
+            location,
+            primary_key,
+            settings,
+            entropy,
+            clock,
+            log,
+            shape,
+            writer: tokio::sync::Mutex::new(writer),
+            view: RwLock::new(Arc::new(view)),
+            this: Weak::clone(this),
+        }))
+    }
+
+    /// The name given.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.shape.table
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn location(&self) -> &Location {
+        &self.location
+    }
+
+    /// The columns of the primary key, in its order.
+    #[must_use]
+    pub fn primary_key(&self) -> &[String] {
+        &self.primary_key
+    }
+
+    /// The newest version this process knows.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.view().version
+    }
+
+    /// Rows of the newest version this process knows.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.view().files.live_rows()
+    }
+
+    /// Picks up what others have committed.
+    pub async fn refresh(&self) -> Result<(), DeltaError> {
+        let mut writer = self.writer.lock().await;
+        self.catch_up(&mut writer).await
+    }
+
+    pub(super) fn view(&self) -> Arc<TableView> {
+        Arc::clone(&self.view.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Shows readers what the writer knows.
+    pub(super) fn publish(&self, writer: &Writer) {
+        let view = TableView { version: writer.snapshot.version(), files: writer.files.clone() };
+        *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+    }
+
+    /// Brings the writer to the head of the log.
+    pub(super) async fn catch_up(&self, writer: &mut Writer) -> Result<(), DeltaError> {
+        let listed = self.clock.monotonic();
+        let head = self.log.reload(&writer.snapshot).await?;
+        if head.version() != writer.snapshot.version() || writer.is_unknown {
+            let adds = self.log.files(Arc::clone(&head)).await?;
+            writer.files = Files::load(&self.location, adds).await?;
+            writer.index = None;
+            writer.snapshot = head;
+            writer.is_unknown = false;
+            self.publish(writer);
+        }
+        writer.listed = listed;
+        Ok(())
+    }
+
+    /// Makes the writer fit to commit: at a head that was seen lately, on a store that keeps its
+    /// promises, with an index.
+    pub(super) async fn prepare(&self, writer: &mut Writer) -> Result<(), DeltaError> {
+        if !writer.is_probed {
+            probe_put_if_absent(&self.location, self.entropy.as_ref()).await?;
+            writer.is_probed = true;
+        }
+        let age = self.clock.monotonic().saturating_sub(writer.listed);
+        if writer.is_unknown || age > STALE {
+            self.catch_up(writer).await?;
+        }
+        if writer.index.is_none() {
+            let RowShape { schema, primary_key, hasher, .. } = &self.shape;
+            let index =
+                KeyIndex::build(&self.location, &writer.files, schema, primary_key, hasher).await?;
+            tracing::debug!(table = self.name(), keys = index.len(), "key index built");
+            writer.index = Some(index);
+        }
+        Ok(())
+    }
+}
+
+fn refuse_options(table: &str, options: &HashMap<String, String>) -> Result<(), DeltaError> {
+    for option in options.keys() {
+        let name = option.strip_prefix("format.").unwrap_or(option);
+        let reason = match name {
+            "sequence_by" | "op_column" | "merge_mode" | "tombstone_horizon" => {
+                format!("option '{name}' is not supported yet")
+            }
+            _ => format!("no option '{name}'; a table has the options of its store only"),
+        };
+        return Err(DeltaError::Definition { table: table.to_owned(), reason });
+    }
+    Ok(())
+}
+
+fn properties(schema: &SchemaRef, definition: &TableDefinition) -> Vec<(String, String)> {
+    use arrow::datatypes::DataType;
+    let key = serde_json::to_string(&definition.primary_key).unwrap_or_default();
+    let mut all = vec![
+        ("delta.feature.deletionVectors", "supported".to_owned()),
+        ("delta.enableDeletionVectors", "true".to_owned()),
+        ("delta.feature.domainMetadata", "supported".to_owned()),
+        ("delta.enableInCommitTimestamps", "true".to_owned()),
+        ("delta.deletedFileRetentionDuration", "interval 1 hours".to_owned()),
+        ("delta.logRetentionDuration", "interval 2 days".to_owned()),
+        (PRIMARY_KEY, key),
+    ];
+    let is_local = |data_type: &DataType| matches!(data_type, DataType::Timestamp(_, None));
+    if schema.fields().iter().any(|field| is_local(field.data_type())) {
+        all.push(("delta.feature.timestampNtz", "supported".to_owned()));
+    }
+    all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn hasher(
+    schema: &SchemaRef,
+    primary_key: &[String],
+    entropy: &dyn Entropy,
+) -> Result<KeyHasher, DeltaError> {
+    let mut types = Vec::with_capacity(primary_key.len());
+    for key in primary_key {
+        types.push(schema.field_with_name(key)?.data_type().clone());
+    }
+    Ok(KeyHasher::try_new(entropy.bits(), &types)?)
+}
