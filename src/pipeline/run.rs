@@ -72,6 +72,12 @@ impl Pipeline {
         &self.parts.id
     }
 
+    /// Whether it can go on; false after an error, or when a shutdown dropped rows it had read.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
     /// What it has done; changes after each committed epoch.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<PipelineStatus> {

@@ -12,7 +12,9 @@
 //! 2. Rows that are gone are an error, never skipped.
 
 mod clock;
+mod create;
 mod error;
+mod files;
 mod generator;
 mod memory;
 mod scan;
@@ -21,7 +23,11 @@ mod table;
 mod traits;
 
 pub use clock::{SourceClock, WatermarkSpec, stamped_schema};
+pub use create::{SourceDefinition, create_source};
 pub use error::SourceError;
+pub use files::{
+    BadRows, CsvOptions, FileFormat, FileOrder, FilesOptions, FilesSource, FoundFiles,
+};
 pub use generator::{GeneratorOptions, GeneratorSource};
 pub use memory::MemorySource;
 pub use scan::SourceScanExec;

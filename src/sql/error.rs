@@ -24,6 +24,16 @@ pub enum SqlError {
         /// What is wrong, and what to write.
         reason: String,
     },
+    /// A WATERMARK clause is written wrongly.
+    #[error("WATERMARK at line {line}, column {column}: {reason}")]
+    Watermark {
+        /// Line of the word WATERMARK, from 1.
+        line: u64,
+        /// Column of the word WATERMARK in characters, from 1.
+        column: u64,
+        /// What is wrong, and what to write.
+        reason: String,
+    },
     /// An option of the clause that is part of the language but not built yet.
     #[error("DEDUP BY at line {line}, column {column}: {option} is not supported yet")]
     NotYet {
@@ -47,6 +57,10 @@ impl SqlError {
             Self::NotYet { .. } => ErrorKind::Unsupported,
             _ => ErrorKind::Invalid,
         }
+    }
+
+    pub(super) fn watermark(at: Location, reason: impl Into<String>) -> Self {
+        Self::Watermark { line: at.line, column: at.column, reason: reason.into() }
     }
 
     pub(super) fn clause(at: Location, reason: impl Into<String>) -> Self {

@@ -25,8 +25,10 @@ mod carrier;
 mod clause;
 mod error;
 mod script;
+mod watermark;
 
 pub use carrier::{Carrier, read_carrier};
 pub use clause::desugar;
 pub use error::SqlError;
 pub use script::{ParsedStatement, is_complete, parse_script};
+pub use watermark::WatermarkClause;

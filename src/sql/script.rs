@@ -1,7 +1,8 @@
 //! Scripts: several statements, each with the text its author wrote.
 
-use super::SqlError;
 use super::clause::{rewrite, tokenize};
+use super::watermark::{cut_watermark, place_generator};
+use super::{SqlError, WatermarkClause};
 use datafusion::error::DataFusionError;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::dialect::Dialect;
@@ -14,6 +15,8 @@ pub struct ParsedStatement {
     pub statement: Statement,
     /// The text as it was written, without the semicolon: what a view keeps as its definition.
     pub text: String,
+    /// What CREATE EXTERNAL TABLE says about the table's event time; not in `statement`.
+    pub watermark: Option<WatermarkClause>,
 }
 
 /// Parses the statements of `text`, which are separated by semicolons.
@@ -31,8 +34,10 @@ pub fn parse_script(text: &str, dialect: &dyn Dialect) -> Result<Vec<ParsedState
         let start = byte_offset(text, first.span.start);
         let end = byte_offset(text, last.span.end).max(start);
         let own = text.get(start..end).unwrap_or(text).to_owned();
-        let statement = parse_one(part, dialect)?;
-        statements.push(ParsedStatement { statement, text: own });
+        let (mut part, watermark) = cut_watermark(part, dialect)?;
+        place_generator(&mut part);
+        let statement = parse_one(&part, dialect)?;
+        statements.push(ParsedStatement { statement, text: own, watermark });
     }
     Ok(statements)
 }

@@ -29,4 +29,4 @@ pub use error::{ErrorKind, NameError};
 pub use names::{Epoch, Incarnation, Offset, PartitionId, PipelineId};
 pub use settings::Settings;
 pub use state_file::StateFile;
-pub use time::{EventTime, Watermark, format_duration_us};
+pub use time::{EventTime, Watermark, format_duration_us, parse_duration_us};

@@ -1,5 +1,6 @@
 //! Event time and watermarks: microseconds since the Unix epoch, UTC.
 
+use arrow::compute::kernels::cast_utils::parse_interval_month_day_nano;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -80,6 +81,25 @@ pub fn format_duration_us(duration_us: u64) -> String {
         }
     }
     if parts.is_empty() { "0 seconds".to_owned() } else { parts.join(" ") }
+}
+
+/// Reads a fixed duration such as `30 seconds`, in microseconds.
+///
+/// # Errors
+///
+/// The reason, for people: no interval, months or years, or a negative one.
+pub fn parse_duration_us(text: &str) -> Result<i64, String> {
+    let text = text.trim();
+    let read = parse_interval_month_day_nano(text)
+        .map_err(|_| format!("'{text}' is no interval; write '30 seconds'"))?;
+    if read.months != 0 {
+        return Err("months and years have no fixed length; write days".to_owned());
+    }
+    let us = i64::from(read.days) * 86_400_000_000 + read.nanoseconds / 1_000;
+    if us < 0 {
+        return Err(format!("'{text}' is negative"));
+    }
+    Ok(us)
 }
 
 #[cfg(test)]

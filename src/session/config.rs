@@ -1,0 +1,140 @@
+//! `SET onefold.<name> = <value>`: the settings as options of DataFusion.
+
+use crate::delta::DeltaSettings;
+use crate::types::Settings;
+use datafusion::common::config::{ConfigEntry, ConfigExtension, ExtensionOptions};
+use datafusion::error::{DataFusionError, Result};
+use std::any::Any;
+
+/// [`Settings`] inside a session's options.
+#[derive(Clone, Debug, Default)]
+pub(super) struct OnefoldOptions {
+    pub(super) settings: Settings,
+}
+
+/// Name, least value, and what it does.
+type Number = (&'static str, u64, &'static str);
+
+const NUMBERS: [Number; 8] = [
+    ("epoch_rows_max", 1, "Most rows one epoch reads from all sources together"),
+    ("epoch_bytes_max", 1, "Most bytes of decoded rows one epoch reads"),
+    ("epoch_time_max_ms", 0, "Longest time in milliseconds an epoch collects rows"),
+    ("poll_interval_ms", 1, "Wait in milliseconds before an idle source is asked again"),
+    ("state_bytes_max", 1 << 20, "Most bytes the operators of one pipeline may remember"),
+    ("compact_rows_min", 0, "Rows below which a data file is small; 0 never compacts"),
+    ("compact_files_min", 2, "Small or half-masked files that make a compaction worth its while"),
+    ("checkpoint_interval", 1, "Commits between two Delta checkpoints"),
+];
+
+impl OnefoldOptions {
+    pub(super) const fn delta(&self) -> DeltaSettings {
+        DeltaSettings {
+            checkpoint_interval: self.settings.checkpoint_interval,
+            compact_rows_min: self.settings.compact_rows_min,
+            compact_files_min: self.settings.compact_files_min,
+        }
+    }
+
+    fn number(&mut self, name: &str) -> Option<&mut u64> {
+        let settings = &mut self.settings;
+        Some(match name {
+            "epoch_rows_max" => &mut settings.epoch_rows_max,
+            "epoch_bytes_max" => &mut settings.epoch_bytes_max,
+            "epoch_time_max_ms" => &mut settings.epoch_time_max_ms,
+            "poll_interval_ms" => &mut settings.poll_interval_ms,
+            "state_bytes_max" => &mut settings.state_bytes_max,
+            "compact_rows_min" => &mut settings.compact_rows_min,
+            "compact_files_min" => &mut settings.compact_files_min,
+            "checkpoint_interval" => &mut settings.checkpoint_interval,
+            _ => return None,
+        })
+    }
+}
+
+impl ConfigExtension for OnefoldOptions {
+    const PREFIX: &'static str = "onefold";
+}
+
+impl ExtensionOptions for OnefoldOptions {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+
+    fn cloned(&self) -> Box<dyn ExtensionOptions> {
+        Box::new(self.clone())
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> Result<()> {
+        let refuse = |reason: String| Err(DataFusionError::Configuration(reason));
+        if key == "pipeline" {
+            if !value.is_empty() {
+                crate::types::PipelineId::try_new(value)
+                    .map_err(|error| DataFusionError::Configuration(error.to_string()))?;
+            }
+            value.clone_into(&mut self.settings.pipeline);
+            return Ok(());
+        }
+        let Some((_, least, _)) = NUMBERS.iter().find(|(name, ..)| *name == key) else {
+            let names: Vec<&str> = NUMBERS.iter().map(|(name, ..)| *name).collect();
+            return refuse(format!(
+                "no setting onefold.{key}; there are {}, pipeline",
+                names.join(", ")
+            ));
+        };
+        let Ok(number) = value.replace('_', "").parse::<u64>() else {
+            return refuse(format!("onefold.{key} is a whole number, not '{value}'"));
+        };
+        if number < *least {
+            return refuse(format!("onefold.{key} is at least {least}, not {number}"));
+        }
+        if let Some(setting) = self.number(key) {
+            *setting = number;
+        }
+        Ok(())
+    }
+
+    fn entries(&self) -> Vec<ConfigEntry> {
+        let mut own = self.clone();
+        let mut entries: Vec<ConfigEntry> = NUMBERS
+            .iter()
+            .map(|(name, _, description)| ConfigEntry {
+                key: format!("onefold.{name}"),
+                value: own.number(name).map(|number| number.to_string()),
+                description,
+            })
+            .collect();
+        entries.push(ConfigEntry {
+            key: "onefold.pipeline".to_owned(),
+            value: Some(self.settings.pipeline.clone()),
+            description: "Name of the next pipeline; empty is the unnamed one of its table",
+        });
+        entries
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_can_be_set_within_its_limits_and_is_listed() {
+        let mut options = OnefoldOptions::default();
+        for (name, least, _) in NUMBERS {
+            options.set(name, &(least + 7).to_string()).unwrap();
+            assert_eq!(options.number(name).copied(), Some(least + 7), "{name}");
+            if least > 0 {
+                let error = options.set(name, &(least - 1).to_string()).unwrap_err();
+                assert!(error.to_string().contains(name), "{error}");
+            }
+        }
+        options.set("pipeline", "mine").unwrap();
+        assert!(options.set("pipeline", "a/b").is_err());
+        assert!(options.set("epoch_rows", "1").is_err());
+        assert!(options.set("epoch_rows_max", "many").is_err());
+        assert_eq!(options.entries().len(), NUMBERS.len() + 1);
+    }
+}

@@ -1,0 +1,65 @@
+//! What a session knows of its upsert tables and pipelines.
+
+use super::PipelineHandle;
+use crate::delta::DeltaTable;
+use crate::types::{Clock, Entropy, SystemClock, SystemEntropy};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Shared by all clones of a session.
+#[derive(Debug)]
+pub(super) struct Registry {
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) entropy: Arc<dyn Entropy>,
+    /// By URL: one writer per table.
+    tables: Mutex<HashMap<String, Arc<DeltaTable>>>,
+    /// By the name in SQL.
+    names: Mutex<HashMap<String, Arc<DeltaTable>>>,
+    pipelines: Mutex<Vec<PipelineHandle>>,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self {
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(SystemEntropy),
+            tables: Mutex::default(),
+            names: Mutex::default(),
+            pipelines: Mutex::default(),
+        }
+    }
+}
+
+impl Registry {
+    /// The table at `url`, if it is open.
+    pub(super) fn table_at(&self, url: &str) -> Option<Arc<DeltaTable>> {
+        locked(&self.tables).get(url).cloned()
+    }
+
+    /// The table that SQL calls `name`.
+    pub(super) fn table_named(&self, name: &str) -> Option<Arc<DeltaTable>> {
+        locked(&self.names).get(name).cloned()
+    }
+
+    pub(super) fn add_table(&self, name: &str, table: &Arc<DeltaTable>) {
+        let url = table.location().url.to_string();
+        locked(&self.tables).entry(url).or_insert_with(|| Arc::clone(table));
+        locked(&self.names).insert(name.to_owned(), Arc::clone(table));
+    }
+
+    /// All pipelines, in the order of their INSERTs.
+    pub(super) fn pipelines(&self) -> Vec<PipelineHandle> {
+        locked(&self.pipelines).clone()
+    }
+
+    /// Adds a pipeline; one of the same name into the same table is replaced.
+    pub(super) fn add_pipeline(&self, pipeline: PipelineHandle) {
+        let mut all = locked(&self.pipelines);
+        all.retain(|known| known.id() != pipeline.id() || known.table() != pipeline.table());
+        all.push(pipeline);
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
