@@ -7,7 +7,7 @@ use std::io::Write;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let context = SessionContext::new().with_onefold()?;
+    let context = SessionContext::new().with_onefold(Settings::default())?;
     context
         .run_sql(
             "CREATE TABLE readings AS SELECT * FROM (VALUES

@@ -1,9 +1,14 @@
 //! The public error: one type over the errors of all rooms.
 
+use crate::commit::CommitError;
+use crate::delta::DeltaError;
 use crate::key::KeyError;
 use crate::operator::DedupError;
+use crate::pipeline::PipelineError;
 use crate::plan::PlanError;
+use crate::source::SourceError;
 use crate::sql::SqlError;
+use crate::state::StateError;
 use crate::store::StoreError;
 use crate::types::ErrorKind;
 use datafusion::error::DataFusionError;
@@ -36,12 +41,28 @@ impl fmt::Display for Error {
         let mut next: Option<&(dyn StdError + 'static)> = Some(&self.inner);
         while let Some(error) = next {
             if own_kind(error).is_some() {
-                return fmt::Display::fmt(error, f); // without the words that DataFusion wraps around it
+                return with_causes(error, f); // without the words that DataFusion wraps around it
             }
             next = error.source();
         }
         self.inner.fmt(f)
     }
+}
+
+/// An error and what caused it, each once.
+fn with_causes(error: &(dyn StdError + 'static), f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let mut said = error.to_string();
+    f.write_str(&said)?;
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        if !said.contains(&text) {
+            write!(f, ": {text}")?;
+            said = text;
+        }
+        next = cause.source();
+    }
+    Ok(())
 }
 
 impl StdError for Error {
@@ -74,6 +95,18 @@ impl From<StoreError> for Error {
     }
 }
 
+impl From<SourceError> for Error {
+    fn from(error: SourceError) -> Self {
+        Self { inner: error.into() }
+    }
+}
+
+impl From<PipelineError> for Error {
+    fn from(error: PipelineError) -> Self {
+        Self { inner: error.into() }
+    }
+}
+
 fn own_kind(error: &(dyn StdError + 'static)) -> Option<ErrorKind> {
     if let Some(error) = error.downcast_ref::<SqlError>() {
         return Some(error.kind());
@@ -85,6 +118,21 @@ fn own_kind(error: &(dyn StdError + 'static)) -> Option<ErrorKind> {
         return Some(error.kind());
     }
     if let Some(error) = error.downcast_ref::<KeyError>() {
+        return Some(error.kind());
+    }
+    if let Some(error) = error.downcast_ref::<SourceError>() {
+        return Some(error.kind());
+    }
+    if let Some(error) = error.downcast_ref::<PipelineError>() {
+        return error.kind();
+    }
+    if let Some(error) = error.downcast_ref::<CommitError>() {
+        return Some(error.kind());
+    }
+    if let Some(error) = error.downcast_ref::<DeltaError>() {
+        return Some(error.kind());
+    }
+    if let Some(error) = error.downcast_ref::<StateError>() {
         return Some(error.kind());
     }
     error.downcast_ref::<StoreError>().map(StoreError::kind)

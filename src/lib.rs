@@ -24,6 +24,6 @@ pub use types::ErrorKind;
 /// What a program that embeds a session needs.
 pub mod prelude {
     pub use crate::error::Error;
-    pub use crate::session::OnefoldContextExt;
-    pub use crate::types::ErrorKind;
+    pub use crate::session::{OnefoldBuilderExt, OnefoldContextExt, PipelineHandle};
+    pub use crate::types::{ErrorKind, Settings};
 }

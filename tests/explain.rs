@@ -54,14 +54,14 @@ async fn a_session_without_the_clause_is_as_before_and_installing_twice_is_once(
     let context = SessionContext::new();
     let id = context.session_id();
     context.sql("CREATE TABLE kept AS SELECT 1 AS a").await.unwrap();
-    let context = context.with_onefold().unwrap().with_onefold().unwrap();
+    let context = context.with_onefold(Settings::default()).unwrap().with_onefold().unwrap();
     assert_eq!(context.session_id(), id);
     assert_eq!(context.sql("SELECT * FROM kept").await.unwrap().count().await.unwrap(), 1);
 }
 
 #[tokio::test]
 async fn an_unbounded_table_is_refused_until_there_are_pipelines() {
-    let context = SessionContext::new().with_onefold().unwrap();
+    let context = SessionContext::new().with_onefold(Settings::default()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.csv");
     std::fs::write(&path, "1\n").unwrap();
@@ -79,7 +79,8 @@ async fn an_unbounded_table_is_refused_until_there_are_pipelines() {
 /// The lines of both plans; deeper lines come later.
 async fn explain(query: &str) -> Vec<String> {
     let config = SessionConfig::new().with_target_partitions(2);
-    let context = SessionContext::new_with_config(config).with_onefold().unwrap();
+    let context =
+        SessionContext::new_with_config(config).with_onefold(Settings::default()).unwrap();
     let table = "CREATE TABLE t (id BIGINT, v BIGINT, f DOUBLE, at TIMESTAMP)";
     context.run_sql(table).await.unwrap();
     let frame = context.run_sql(&format!("EXPLAIN {query}")).await.unwrap().remove(0);

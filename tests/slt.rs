@@ -30,7 +30,8 @@ async fn run_everywhere(file: &str) {
                 .with_target_partitions(partitions)
                 .with_batch_size(batch_size)
                 .with_information_schema(true);
-            let context = SessionContext::new_with_config(config).with_onefold().unwrap();
+            let context =
+                SessionContext::new_with_config(config).with_onefold(Settings::default()).unwrap();
             Database { context, is_plain: false }
         })
         .await;

@@ -93,7 +93,7 @@ impl Ledger for DeltaTable {
         for _ in 0..RACES_MAX {
             self.prepare(&mut writer).await?;
             let claim = Claim { pipeline: &pipeline, incarnation, epoch };
-            if let Some(by) = self.check(&writer, &claim).await? {
+            if let Some(by) = self.owner_above(&writer, &claim).await? {
                 return Ok(Outcome::Fenced { by }); // A
             }
             let txns = vec![
@@ -314,7 +314,7 @@ impl DeltaTable {
     }
 
     /// Who fenced the claim off, if anybody did.
-    async fn check(
+    async fn owner_above(
         &self,
         writer: &Writer,
         claim: &Claim<'_>,

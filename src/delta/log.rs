@@ -115,6 +115,12 @@ impl DeltaLog {
         let (kernel, url, committer) =
             (Arc::clone(&self.kernel), self.location.url.clone(), self.committer());
         self.blocking(move || {
+            if let Ok(folder) = url.to_file_path() {
+                // The kernel wants a local folder to be there.
+                std::fs::create_dir_all(&folder).map_err(|error| DeltaError::Damaged {
+                    reason: format!("{} cannot be made: {error}", folder.display()),
+                })?;
+            }
             let built = create_table(url.as_str(), Arc::new(schema), ENGINE, false)
                 .with_table_properties(properties)
                 .build(kernel.as_ref(), Box::new(committer.clone()))?;

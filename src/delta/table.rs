@@ -117,7 +117,7 @@ impl DeltaTable {
         let snapshot = match (log.load().await?, &definition, &declared) {
             (Some(snapshot), ..) => snapshot,
             (None, Some(definition), Some(declared)) => {
-                let properties = properties(declared, definition);
+                let properties = properties(definition);
                 log.create(to_kernel(declared)?, properties).await?;
                 log.load().await?.ok_or_else(missing)?
             }
@@ -129,14 +129,6 @@ impl DeltaTable {
             location: location.url.to_string(),
             differences: "it has no primary key, so it was not made by onefold".to_owned(),
         })?;
-        if let (Some(declared), Some(definition)) = (&declared, &definition) {
-            let own = (declared.as_ref(), definition.primary_key.as_slice());
-            let differences = differences(own, (schema.as_ref(), primary_key.as_slice()));
-            if !differences.is_empty() {
-                let location = location.url.to_string();
-                return Err(DeltaError::Mismatch { table: name.to_owned(), location, differences });
-            }
-        }
         let hasher = hasher(&schema, &primary_key, entropy.as_ref())?;
         let files = Files::load(&location, log.files(Arc::clone(&snapshot)).await?).await?;
         let view = TableView { version: snapshot.version(), files: files.clone() };
@@ -150,7 +142,7 @@ impl DeltaTable {
         };
         let table = name.to_owned();
         let shape = RowShape { table, schema, primary_key: primary_key.clone(), hasher };
-        Ok(Arc::new_cyclic(|this| Self {
+        let opened = Arc::new_cyclic(|this| Self {
             location,
             primary_key,
             settings,
@@ -161,7 +153,11 @@ impl DeltaTable {
             writer: tokio::sync::Mutex::new(writer),
             view: RwLock::new(Arc::new(view)),
             this: Weak::clone(this),
-        }))
+        });
+        if let Some(definition) = &definition {
+            opened.check(definition)?;
+        }
+        Ok(opened)
     }
 
     /// The name given.
@@ -192,6 +188,24 @@ impl DeltaTable {
     #[must_use]
     pub fn rows(&self) -> u64 {
         self.view().files.live_rows()
+    }
+
+    /// Refuses a definition that is not the one of this table.
+    ///
+    /// # Errors
+    ///
+    /// [`DeltaError::Mismatch`] with each difference.
+    pub fn check(&self, definition: &TableDefinition) -> Result<(), DeltaError> {
+        refuse_options(self.name(), &definition.options)?;
+        let declared = normalise(self.name(), &definition.schema, &definition.primary_key)?;
+        let own = (declared.as_ref(), definition.primary_key.as_slice());
+        let differences =
+            differences(own, (self.shape.schema.as_ref(), self.primary_key.as_slice()));
+        if differences.is_empty() {
+            return Ok(());
+        }
+        let (table, location) = (self.name().to_owned(), self.location.url.to_string());
+        Err(DeltaError::Mismatch { table, location, differences })
     }
 
     /// Picks up what others have committed.
@@ -262,10 +276,9 @@ fn refuse_options(table: &str, options: &HashMap<String, String>) -> Result<(), 
     Ok(())
 }
 
-fn properties(schema: &SchemaRef, definition: &TableDefinition) -> Vec<(String, String)> {
-    use arrow::datatypes::DataType;
+fn properties(definition: &TableDefinition) -> Vec<(String, String)> {
     let key = serde_json::to_string(&definition.primary_key).unwrap_or_default();
-    let mut all = vec![
+    let all = vec![
         ("delta.feature.deletionVectors", "supported".to_owned()),
         ("delta.enableDeletionVectors", "true".to_owned()),
         ("delta.feature.domainMetadata", "supported".to_owned()),
@@ -274,10 +287,6 @@ fn properties(schema: &SchemaRef, definition: &TableDefinition) -> Vec<(String, 
         ("delta.logRetentionDuration", "interval 2 days".to_owned()),
         (PRIMARY_KEY, key),
     ];
-    let is_local = |data_type: &DataType| matches!(data_type, DataType::Timestamp(_, None));
-    if schema.fields().iter().any(|field| is_local(field.data_type())) {
-        all.push(("delta.feature.timestampNtz", "supported".to_owned()));
-    }
     all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 

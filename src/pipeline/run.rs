@@ -17,9 +17,15 @@ use tokio::sync::watch;
 /// Dropping it is safe at any await: the open epoch is not committed, or is and will be found.
 #[derive(Debug)]
 pub struct Pipeline {
-    parts: PipelineParts,
+    core: Core,
     /// `None` after an error.
     open: Option<OpenedPipeline>,
+}
+
+/// What does not change while a pipeline runs.
+#[derive(Debug)]
+struct Core {
+    parts: PipelineParts,
     status: watch::Sender<PipelineStatus>,
 }
 
@@ -63,13 +69,13 @@ impl Pipeline {
             version: opened.version,
             ..PipelineStatus::default()
         });
-        Ok(Self { parts, open: Some(opened), status })
+        Ok(Self { core: Core { parts, status }, open: Some(opened) })
     }
 
     /// Its name in the table.
     #[must_use]
     pub fn id(&self) -> &PipelineId {
-        &self.parts.id
+        &self.core.parts.id
     }
 
     /// Whether it can go on; false after an error, or when a shutdown dropped rows it had read.
@@ -81,7 +87,7 @@ impl Pipeline {
     /// What it has done; changes after each committed epoch.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<PipelineStatus> {
-        self.status.subscribe()
+        self.core.status.subscribe()
     }
 
     /// Reads what the sources hold, up to the limits of one epoch, and commits it.
@@ -93,7 +99,7 @@ impl Pipeline {
         let mut opened = self.open.take().ok_or(PipelineError::Stopped)?;
         let mut collected = Collected::new(opened.sources.len());
         let mut never = std::future::pending();
-        let next = self.next(&mut opened, &mut collected, Pace::Drain, &mut never).await?;
+        let next = self.core.next(&mut opened, &mut collected, Pace::Drain, &mut never).await?;
         let Next::Epoch(computed) = next else {
             self.open = Some(opened);
             return Ok(EpochOutcome::Idle);
@@ -101,8 +107,8 @@ impl Pipeline {
         let rows = computed.ledger.iter().map(|row| row.rows_read).sum();
         let progress = Progress::of(&computed);
         let published = opened.published.clone();
-        let committed = publish(self.parts.clone(), published, *computed).await?;
-        let (epoch, version) = self.settle(&mut opened, committed, progress).await?;
+        let committed = publish(self.core.parts.clone(), published, *computed).await?;
+        let (epoch, version) = self.core.settle(&mut opened, committed, progress).await?;
         self.open = Some(opened);
         Ok(EpochOutcome::Committed { epoch, version, rows })
     }
@@ -143,24 +149,26 @@ impl Pipeline {
                 (Until::Told, Some(_)) => Pace::Overlap,
                 (Until::Told, None) => Pace::Wait,
             };
-            let next = self.next(&mut opened, &mut collected, pace, &mut told).await;
+            let next = self.core.next(&mut opened, &mut collected, pace, &mut told).await;
             if let Some(flight) = flight.take() {
                 // An error of the epoch before comes first: what was computed after it is void.
-                self.land(&mut opened, flight).await?;
+                self.core.land(&mut opened, flight).await?;
             }
             match next? {
-                Next::Epoch(computed) => flight = Some(self.launch(&opened, *computed)),
+                Next::Epoch(computed) => flight = Some(self.core.launch(&opened, *computed)),
                 Next::Nothing if pace == Pace::Overlap => {}
                 Next::Nothing => break,
                 // What was read and not committed is read again by the next opening.
-                Next::Told if collected.has_moved => return Ok(self.status.borrow().clone()),
+                Next::Told if collected.has_moved => return Ok(self.core.status.borrow().clone()),
                 Next::Told => break,
             }
         }
         self.open = Some(opened);
-        Ok(self.status.borrow().clone())
+        Ok(self.core.status.borrow().clone())
     }
+}
 
+impl Core {
     fn launch(&self, opened: &OpenedPipeline, computed: Computed) -> Flight {
         let progress = Progress::of(&computed);
         let (parts, published) = (self.parts.clone(), opened.published.clone());

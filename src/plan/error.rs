@@ -31,6 +31,20 @@ pub enum PlanError {
         /// What to write instead.
         instead: String,
     },
+    /// No pipeline is called so.
+    #[error(
+        "there is no pipeline {name}: an INSERT INTO {name} that reads an unbounded table makes one"
+    )]
+    NoPipeline {
+        /// The name.
+        name: String,
+    },
+    /// Several pipelines are called so.
+    #[error("several pipelines are called {name}, or write into it: ask for the name of one")]
+    ManyPipelines {
+        /// The name.
+        name: String,
+    },
     /// The session has a query planner of its own.
     #[error("the session already has the query planner {planner}; install onefold before it")]
     ForeignPlanner {
@@ -44,7 +58,9 @@ impl PlanError {
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::Clause { .. } => ErrorKind::Invalid,
+            Self::Clause { .. } | Self::NoPipeline { .. } | Self::ManyPipelines { .. } => {
+                ErrorKind::Invalid
+            }
             Self::Unbounded | Self::NotIncremental { .. } | Self::ForeignPlanner { .. } => {
                 ErrorKind::Unsupported
             }

@@ -1,12 +1,25 @@
-//! `SessionContext` with DEDUP BY.
+//! `SessionContext` with our SQL.
 
+use super::PipelineHandle;
+use super::config::OnefoldOptions;
+use super::history::History;
+use super::plan::pipeline_of;
+use super::registry::Registry;
+use super::tables::{DeltaFactory, GeneratorFactory, open_source};
 use crate::error::Error;
-use crate::plan::{DedupRelationPlanner, KeepVolatileAboveDedup, OnefoldQueryPlanner, PlanError};
-use crate::sql::{ParsedStatement, parse_script};
+use crate::plan::{
+    DedupRelationPlanner, ExposePositions, KeepVolatileAboveDedup, OnefoldQueryPlanner, PlanError,
+};
+use crate::source::{Source, SourceTable, SourceTableOptions};
+use crate::sql::{ParsedStatement, WatermarkClause, parse_script};
+use crate::types::Settings;
+use arrow::array::{ArrayRef, StringArray};
+use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
+use datafusion::common::TableReference;
 use datafusion::dataframe::DataFrame;
-use datafusion::execution::SessionStateBuilder;
-use datafusion::logical_expr::{DdlStatement, LogicalPlan};
+use datafusion::execution::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::{CreateExternalTable, DdlStatement, LogicalPlan};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::sqlparser::dialect::{Dialect, dialect_from_str};
 use std::sync::Arc;
@@ -14,18 +27,19 @@ use std::sync::Arc;
 /// Adds our SQL to a session that may already hold tables, views and functions.
 #[async_trait]
 pub trait OnefoldContextExt: Sized {
-    /// The same session, now able to plan DEDUP BY. Tables, functions and the session's id stay;
-    /// prepared statements do not, so call it at the start. A second call changes nothing.
+    /// The same session, now with our SQL. Tables, functions and the session's id stay; prepared
+    /// statements do not, so call it at the start. A second call changes the settings only.
     ///
     /// # Errors
     ///
     /// A session that has a query planner of its own is refused.
-    fn with_onefold(self) -> Result<Self, Error>;
+    fn with_onefold(self, settings: Settings) -> Result<Self, Error>;
 
     /// Runs a script: statements separated by semicolons, in DataFusion's SQL and ours.
     ///
     /// Returns one [`DataFrame`] per statement. DDL, DML and COPY have run to their end before the
-    /// next statement begins; queries run when their frame is collected.
+    /// next statement begins; queries run when their frame is collected. An INSERT that reads an
+    /// unbounded table becomes a pipeline, which runs when [`Self::pipeline`] is told to.
     ///
     /// # Errors
     ///
@@ -35,15 +49,67 @@ pub trait OnefoldContextExt: Sized {
     ///
     /// Dropping the future leaves the statements that had finished.
     async fn run_sql(&self, script: &str) -> Result<Vec<DataFrame>, Error>;
+
+    /// The pipeline of this name, or the one that writes into the table of this name.
+    ///
+    /// # Errors
+    ///
+    /// None, or several, are called so.
+    fn pipeline(&self, name: &str) -> Result<PipelineHandle, Error>;
+
+    /// All pipelines of this session, in the order of their INSERTs.
+    fn pipelines(&self) -> Vec<PipelineHandle>;
+
+    /// Makes a source a table of this session.
+    ///
+    /// # Errors
+    ///
+    /// A watermark on a column that is no time, or a name that is taken.
+    fn register_source(
+        &self,
+        name: &str,
+        source: Arc<dyn Source>,
+        options: SourceTableOptions,
+    ) -> Result<(), Error>;
+}
+
+/// Adds our SQL to a session that is being built.
+pub trait OnefoldBuilderExt: Sized {
+    /// The same builder, with our planners, functions, tables and settings.
+    #[must_use]
+    fn with_onefold(self, settings: Settings) -> Self;
+}
+
+impl OnefoldBuilderExt for SessionStateBuilder {
+    fn with_onefold(mut self, settings: Settings) -> Self {
+        let registry = Arc::new(Registry::default());
+        let config = self.config().get_or_insert_default();
+        config.options_mut().extensions.insert(OnefoldOptions { settings });
+        config.set_extension(Arc::clone(&registry));
+        let mut state = self.with_query_planner(Arc::new(OnefoldQueryPlanner)).build();
+        if let Err(error) = state.register_relation_planner(Arc::new(DedupRelationPlanner)) {
+            tracing::error!(%error, "the session takes no relation planner");
+        }
+        let history = History { registry: Arc::clone(&registry) };
+        state.register_udtf("onefold_history", Arc::new(history));
+        let delta = DeltaFactory { registry };
+        let factories = state.table_factories_mut();
+        factories.insert("DELTA".to_owned(), Arc::new(delta));
+        factories.insert("GENERATOR".to_owned(), Arc::new(GeneratorFactory));
+        SessionStateBuilder::new_from_existing(state)
+            .with_analyzer_rule(Arc::new(KeepVolatileAboveDedup))
+            .with_analyzer_rule(Arc::new(ExposePositions))
+    }
 }
 
 #[async_trait]
 impl OnefoldContextExt for SessionContext {
-    fn with_onefold(self) -> Result<Self, Error> {
+    fn with_onefold(self, settings: Settings) -> Result<Self, Error> {
         let shared = self.state_ref();
         let mut state = shared.write();
         let planner = format!("{:?}", state.query_planner());
         if planner.starts_with("OnefoldQueryPlanner") {
+            state.config_mut().options_mut().extensions.insert(OnefoldOptions { settings });
             drop(state);
             return Ok(self);
         }
@@ -51,14 +117,11 @@ impl OnefoldContextExt for SessionContext {
             return Err(Error::from(PlanError::ForeignPlanner { planner }));
         }
         let id = state.session_id().to_owned();
-        let mut extended = SessionStateBuilder::new_from_existing(state.clone())
+        *state = SessionStateBuilder::new_from_existing(state.clone())
+            .with_onefold(settings)
             .with_session_id(id)
-            .with_query_planner(Arc::new(OnefoldQueryPlanner))
             .build();
-        extended.register_relation_planner(Arc::new(DedupRelationPlanner))?;
-        *state = extended;
         drop(state);
-        self.add_analyzer_rule(Arc::new(KeepVolatileAboveDedup));
         Ok(self)
     }
 
@@ -70,15 +133,58 @@ impl OnefoldContextExt for SessionContext {
         }
         Ok(frames)
     }
+
+    fn pipeline(&self, name: &str) -> Result<PipelineHandle, Error> {
+        let mut found = self.pipelines();
+        found.retain(|own| own.table() == name || own.id().as_str() == name);
+        match (found.pop(), found.len()) {
+            (Some(one), 0) => Ok(one),
+            (None, _) => Err(PlanError::NoPipeline { name: name.to_owned() }.into()),
+            (Some(_), _) => Err(PlanError::ManyPipelines { name: name.to_owned() }.into()),
+        }
+    }
+
+    fn pipelines(&self) -> Vec<PipelineHandle> {
+        registry(&self.state()).map(|registry| registry.pipelines()).unwrap_or_default()
+    }
+
+    fn register_source(
+        &self,
+        name: &str,
+        source: Arc<dyn Source>,
+        options: SourceTableOptions,
+    ) -> Result<(), Error> {
+        let table = SourceTable::try_new(name, source, options)?;
+        self.register_table(name, Arc::new(table))?;
+        Ok(())
+    }
 }
 
 async fn run_statement(
     context: &SessionContext,
     parsed: ParsedStatement,
 ) -> Result<DataFrame, Error> {
-    let mut plan = context.state().statement_to_plan(parsed.statement).await?;
-    if let LogicalPlan::Ddl(DdlStatement::CreateView(view)) = &mut plan {
-        view.definition = Some(parsed.text); // what the user wrote, not the carrier
+    let state = context.state();
+    let mut plan = state.statement_to_plan(parsed.statement).await?;
+    match &mut plan {
+        LogicalPlan::Ddl(DdlStatement::CreateView(view)) => {
+            view.definition = Some(parsed.text); // what the user wrote, not the carrier
+        }
+        LogicalPlan::Ddl(DdlStatement::CreateExternalTable(command)) => {
+            if is_source(command, parsed.watermark.as_ref()) {
+                return create_source_table(context, command, parsed.watermark).await;
+            }
+        }
+        LogicalPlan::Dml(dml) => {
+            if let Some(registry) = registry(&state)
+                && let Some(pipeline) = pipeline_of(&state, &registry, dml)?
+            {
+                let shown = show(context, &pipeline);
+                registry.add_pipeline(pipeline);
+                return shown;
+            }
+        }
+        _ => {}
     }
     let changes = matches!(plan, LogicalPlan::Dml(_) | LogicalPlan::Copy(_));
     let frame = context.execute_logical_plan(plan).await?;
@@ -87,6 +193,44 @@ async fn run_statement(
     }
     let batches = frame.collect().await?;
     Ok(context.read_batches(batches)?)
+}
+
+/// Whether a table is one of our sources: what DataFusion itself reads stays with it.
+fn is_source(command: &CreateExternalTable, watermark: Option<&WatermarkClause>) -> bool {
+    let kind = command.file_type.to_ascii_uppercase();
+    kind == "GENERATOR" || (kind != "DELTA" && (command.unbounded || watermark.is_some()))
+}
+
+async fn create_source_table(
+    context: &SessionContext,
+    command: &CreateExternalTable,
+    watermark: Option<WatermarkClause>,
+) -> Result<DataFrame, Error> {
+    let name: TableReference = command.name.clone();
+    let exists = context.table_exist(name.clone())?;
+    if exists && command.if_not_exists {
+        return Ok(context.read_empty()?);
+    }
+    let table = open_source(&context.state(), command, watermark).await?;
+    if exists && command.or_replace {
+        context.deregister_table(name.clone())?;
+    }
+    context.register_table(name, Arc::new(table))?;
+    Ok(context.read_empty()?)
+}
+
+/// One row that says which pipeline was made.
+fn show(context: &SessionContext, pipeline: &PipelineHandle) -> Result<DataFrame, Error> {
+    let text = |text: &str| Arc::new(StringArray::from(vec![text])) as ArrayRef;
+    let columns =
+        [("pipeline", text(pipeline.id().as_str())), ("into_table", text(pipeline.table()))];
+    let batch =
+        RecordBatch::try_from_iter(columns).map_err(datafusion::error::DataFusionError::from)?;
+    Ok(context.read_batch(batch)?)
+}
+
+fn registry(state: &SessionState) -> Option<Arc<Registry>> {
+    state.config().get_extension::<Registry>()
 }
 
 /// The dialect of the session's settings.

@@ -20,6 +20,7 @@ pub struct PipelineHandle {
 struct Inner {
     parts: PipelineParts,
     table: String,
+    location: String,
     open: Mutex<State>,
     status: watch::Sender<PipelineStatus>,
 }
@@ -32,9 +33,15 @@ struct State {
 }
 
 impl PipelineHandle {
-    pub(super) fn new(parts: PipelineParts, table: &str) -> Self {
+    pub(super) fn new(parts: PipelineParts, table: &str, location: &str) -> Self {
         let (status, _) = watch::channel(PipelineStatus::default());
-        let inner = Inner { parts, table: table.to_owned(), open: Mutex::default(), status };
+        let inner = Inner {
+            parts,
+            table: table.to_owned(),
+            location: location.to_owned(),
+            open: Mutex::default(),
+            status,
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -48,6 +55,12 @@ impl PipelineHandle {
     #[must_use]
     pub fn table(&self) -> &str {
         &self.inner.table
+    }
+
+    /// Where that table is.
+    #[must_use]
+    pub fn location(&self) -> &str {
+        &self.inner.location
     }
 
     /// What it has done since it was last opened; changes after each committed epoch.

@@ -300,14 +300,12 @@ impl SourceReader for GeneratorReader {
             });
             *next = Offset(to);
         }
+        poll.is_at_end = true;
         for (partition, next) in &self.next {
             let next = next.unwrap_or_default();
-            if next.0 >= self.source.rows_of(*partition) {
-                poll.idle.push(name(*partition)); // more rows may be asked for in a later run
-            }
+            poll.is_at_end &= next.0 >= self.source.rows_of(*partition);
             poll.position.partitions.insert(name(*partition), next);
         }
-        poll.is_at_end = poll.idle.len() as u64 == partitions;
         Ok(poll)
     }
 }

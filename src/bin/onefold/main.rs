@@ -2,11 +2,12 @@
 
 mod print;
 mod prompt;
+mod run;
+mod script;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use onefold::arrow::error::ArrowError;
 use onefold::datafusion::prelude::{SessionConfig, SessionContext};
-use onefold::datafusion::sql::sqlparser::dialect::GenericDialect;
 use onefold::prelude::*;
 use std::io::{IsTerminal, Read, Write};
 use std::path::PathBuf;
@@ -33,6 +34,15 @@ enum Command {
         /// How results are printed.
         #[arg(long, value_enum, default_value_t = Format::Table)]
         format: Format,
+    },
+    /// Runs the pipelines of scripts until their sources hold nothing more.
+    Run {
+        /// The scripts.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Goes on when everything was read, until SIGINT or SIGTERM.
+        #[arg(long)]
+        watch: bool,
     },
 }
 
@@ -85,8 +95,8 @@ async fn main() -> ExitCode {
             return ExitCode::from(u8::from(!is_help));
         }
     };
-    let Command::Sql { commands, files, format } = arguments.command;
-    match run(commands, files, format).await {
+    logs();
+    match answer(arguments.command).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Io(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
             ExitCode::SUCCESS // whoever read us has read enough
@@ -98,9 +108,31 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(commands: Vec<String>, files: Vec<PathBuf>, format: Format) -> Result<(), Failure> {
+/// Logs on standard error: warnings, or what RUST_LOG says.
+fn logs() {
+    use tracing_subscriber::EnvFilter;
+    let quiet = "warn,delta_kernel=error,delta_kernel_default_engine=error";
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(quiet));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+async fn answer(command: Command) -> Result<(), Failure> {
     let config = SessionConfig::from_env().map_err(Error::from)?.with_information_schema(true);
-    let context = SessionContext::new_with_config(config).with_onefold()?.enable_url_table();
+    let context = SessionContext::new_with_config(config)
+        .with_onefold(Settings::default())?
+        .enable_url_table();
+    match command {
+        Command::Sql { commands, files, format } => sql(context, commands, files, format).await,
+        Command::Run { files, watch } => run::run(&context, files, watch).await,
+    }
+}
+
+async fn sql(
+    context: SessionContext,
+    commands: Vec<String>,
+    files: Vec<PathBuf>,
+    format: Format,
+) -> Result<(), Failure> {
     let is_prompt = commands.is_empty() && files.is_empty();
     for command in commands {
         run_script(&context, &command, format).await?;
@@ -123,12 +155,7 @@ async fn run(commands: Vec<String>, files: Vec<PathBuf>, format: Format) -> Resu
 
 /// Runs a script, printing each statement's result before the next one runs.
 async fn run_script(context: &SessionContext, script: &str, format: Format) -> Result<(), Failure> {
-    let dialect = GenericDialect {};
-    let statements = onefold::sql::parse_script(script, &dialect)
-        .map_err(Error::from)?
-        .into_iter()
-        .map(|statement| statement.text);
-    for statement in statements {
+    for statement in script::statements(script)? {
         for frame in context.run_sql(&statement).await? {
             print::frame(frame, format).await?;
         }

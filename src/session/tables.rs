@@ -1,0 +1,154 @@
+//! CREATE EXTERNAL TABLE for sources and upsert tables.
+
+use super::config::OnefoldOptions;
+use super::registry::Registry;
+use crate::delta::{DeltaError, DeltaTable, TableDefinition};
+use crate::source::{
+    SourceDefinition, SourceError, SourceTable, SourceTableOptions, WatermarkSpec, create_source,
+};
+use crate::sql::WatermarkClause;
+use crate::store::{is_store_option, open_location};
+use arrow::datatypes::{Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
+use datafusion::common::{Constraint, Result};
+use datafusion::logical_expr::CreateExternalTable;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Makes tables STORED AS DELTA.
+#[derive(Debug)]
+pub(super) struct DeltaFactory {
+    pub(super) registry: Arc<Registry>,
+}
+
+/// Makes tables STORED AS GENERATOR.
+#[derive(Debug)]
+pub(super) struct GeneratorFactory;
+
+#[async_trait]
+impl TableProviderFactory for DeltaFactory {
+    async fn create(
+        &self,
+        session: &dyn Session,
+        command: &CreateExternalTable,
+    ) -> Result<Arc<dyn TableProvider>> {
+        let table = open_delta(session, &self.registry, command).await?;
+        Ok(table)
+    }
+}
+
+#[async_trait]
+impl TableProviderFactory for GeneratorFactory {
+    async fn create(
+        &self,
+        session: &dyn Session,
+        command: &CreateExternalTable,
+    ) -> Result<Arc<dyn TableProvider>> {
+        Ok(Arc::new(open_source(session, command, None).await?))
+    }
+}
+
+/// Opens or creates the upsert table that `command` describes.
+async fn open_delta(
+    session: &dyn Session,
+    registry: &Registry,
+    command: &CreateExternalTable,
+) -> Result<Arc<DeltaTable>> {
+    let name = command.name.to_string();
+    let definition =
+        |reason: &str| DeltaError::Definition { table: name.clone(), reason: reason.to_owned() };
+    if command.unbounded {
+        return Err(definition("an upsert table is not UNBOUNDED").into());
+    }
+    if !command.table_partition_cols.is_empty() {
+        return Err(definition("PARTITIONED BY is not supported yet").into());
+    }
+    let location = one_location(&name, command)?;
+    let (store, options): (HashMap<_, _>, HashMap<_, _>) = command
+        .options
+        .iter()
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .partition(|(key, _)| is_store_option(location, key));
+    let opened =
+        open_location(location, &store, session.runtime_env()).map_err(DeltaError::from)?;
+    let schema: SchemaRef = Arc::new(plain(command.schema.as_arrow()));
+    let primary_key: Vec<String> = command
+        .constraints
+        .iter()
+        .find_map(|constraint| match constraint {
+            Constraint::PrimaryKey(columns) => Some(columns),
+            Constraint::Unique(_) => None,
+        })
+        .map(|columns| columns.iter().map(|column| schema.field(*column).name().clone()).collect())
+        .unwrap_or_default();
+    let declared =
+        (!schema.fields().is_empty()).then_some(TableDefinition { schema, primary_key, options });
+    let table = match registry.table_at(opened.url.as_str()) {
+        // One writer per table and process; what is declared must fit all the same.
+        Some(known) => {
+            if let Some(declared) = &declared {
+                known.check(declared)?;
+            }
+            known.refresh().await?;
+            known
+        }
+        None => {
+            let ports = (Arc::clone(&registry.entropy), Arc::clone(&registry.clock));
+            let settings = options_of(session).delta();
+            DeltaTable::create_or_open(&name, opened, declared, settings, ports).await?
+        }
+    };
+    registry.add_table(&name, &table);
+    Ok(table)
+}
+
+/// Opens the source that `command` describes, with its watermark.
+pub(super) async fn open_source(
+    session: &dyn Session,
+    command: &CreateExternalTable,
+    watermark: Option<WatermarkClause>,
+) -> Result<SourceTable> {
+    let name = command.name.to_string();
+    let location = one_location(&name, command)?.to_owned();
+    if !command.table_partition_cols.is_empty() {
+        let reason = "PARTITIONED BY is not supported yet on a source".to_owned();
+        return Err(SourceError::Invalid { source_name: name, reason }.into());
+    }
+    let declared = plain(command.schema.as_arrow());
+    let definition = SourceDefinition {
+        name: name.clone(),
+        kind: command.file_type.clone(),
+        location,
+        schema: (!declared.fields().is_empty()).then(|| Arc::new(declared)),
+        options: command.options.clone(),
+    };
+    let (source, max_future_us) = create_source(definition, session).await?;
+    let watermark = watermark.map(|clause| WatermarkSpec {
+        column: clause.column,
+        delay_us: clause.delay_us,
+        max_future_us,
+    });
+    let options = SourceTableOptions { watermark, is_unbounded: command.unbounded };
+    Ok(SourceTable::try_new(&name, source, options)?)
+}
+
+/// The settings of `session`.
+pub(super) fn options_of(session: &dyn Session) -> OnefoldOptions {
+    session.config().options().extensions.get::<OnefoldOptions>().cloned().unwrap_or_default()
+}
+
+fn one_location<'a>(name: &str, command: &'a CreateExternalTable) -> Result<&'a str> {
+    match command.locations.as_slice() {
+        [one] => Ok(one),
+        _ => {
+            let reason = "one LOCATION is needed; write a pattern for several files".to_owned();
+            Err(SourceError::Invalid { source_name: name.to_owned(), reason }.into())
+        }
+    }
+}
+
+/// Without the metadata of the statement.
+fn plain(schema: &Schema) -> Schema {
+    Schema::new(schema.fields().clone())
+}
