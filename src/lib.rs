@@ -13,6 +13,8 @@ pub mod source;
 pub mod sql;
 pub mod state;
 pub mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod types;
 
 pub use arrow;

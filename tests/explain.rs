@@ -54,26 +54,32 @@ async fn a_session_without_the_clause_is_as_before_and_installing_twice_is_once(
     let context = SessionContext::new();
     let id = context.session_id();
     context.sql("CREATE TABLE kept AS SELECT 1 AS a").await.unwrap();
-    let context = context.with_onefold(Settings::default()).unwrap().with_onefold().unwrap();
+    let context = context
+        .with_onefold(Settings::default())
+        .unwrap()
+        .with_onefold(Settings::default())
+        .unwrap();
     assert_eq!(context.session_id(), id);
     assert_eq!(context.sql("SELECT * FROM kept").await.unwrap().count().await.unwrap(), 1);
 }
 
-#[tokio::test]
-async fn an_unbounded_table_is_refused_until_there_are_pipelines() {
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unbounded_table_can_be_read_as_it_is_now_and_its_class_is_shown() {
     let context = SessionContext::new().with_onefold(Settings::default()).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x.csv");
-    std::fs::write(&path, "1\n").unwrap();
+    std::fs::write(&path, "a\n1\n1\n2\n").unwrap();
     let script = format!(
         "CREATE UNBOUNDED EXTERNAL TABLE s (a INT) STORED AS CSV LOCATION '{}';
-         SELECT * FROM s DEDUP BY a WITHIN UNBOUNDED",
+         SELECT * FROM s DEDUP BY a WITHIN UNBOUNDED;
+         EXPLAIN SELECT * FROM s DEDUP BY a WITHIN UNBOUNDED",
         path.display()
     );
-    let frames = context.run_sql(&script).await.unwrap();
-    let error = Error::from(frames.into_iter().last().unwrap().collect().await.unwrap_err());
-    assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert!(error.to_string().contains("not supported yet"), "{error}");
+    let mut frames = context.run_sql(&script).await.unwrap();
+    let explained = frames.pop().unwrap().collect().await.unwrap();
+    let text = pretty_format_batches(&explained).unwrap().to_string();
+    assert!(text.contains("class=retries"), "{text}");
+    assert_eq!(frames.pop().unwrap().count().await.unwrap(), 2);
 }
 
 /// The lines of both plans; deeper lines come later.

@@ -3,6 +3,9 @@
 #![allow(clippy::future_not_send, reason = "tests run on one thread")]
 
 mod cli;
+mod crash;
 mod explain;
+mod pipelines;
 mod slt;
+mod support;
 mod tidy;

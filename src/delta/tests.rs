@@ -75,11 +75,11 @@ async fn an_insert_of_a_plain_query_is_one_commit() {
     assert_eq!(table.version(), before + 1);
     assert_eq!(scan(&table).await, Model::from([(1, 3), (2, 2)]));
     let refused = context
-        .sql("INSERT INTO t SELECT NULLIF(n, 2), n, 'x' FROM (VALUES (1), (2)) AS v(n)")
+        .sql("INSERT INTO t SELECT NULLIF(n, 2), n, 'x' FROM (SELECT 1 AS n UNION ALL SELECT 2)")
         .await
         .unwrap();
     let error = refused.collect().await.unwrap_err().to_string();
-    assert!(error.contains("column k is NULL in row {k: NULL, v: 2, s: x}"), "{error}");
+    assert!(error.contains("column k is NULL in row {"), "{error}");
     assert_eq!(scan(&table).await, Model::from([(1, 3), (2, 2)]));
     context.sql("EXPLAIN INSERT INTO t VALUES (9, 9, '')").await.unwrap().collect().await.unwrap();
     assert_eq!(table.rows(), 2);

@@ -4,7 +4,7 @@ use super::PipelineHandle;
 use super::config::OnefoldOptions;
 use super::history::History;
 use super::plan::pipeline_of;
-use super::registry::Registry;
+use super::registry::{Ports, Registry};
 use super::tables::{DeltaFactory, GeneratorFactory, open_source};
 use crate::error::Error;
 use crate::plan::{
@@ -77,12 +77,18 @@ pub trait OnefoldContextExt: Sized {
 pub trait OnefoldBuilderExt: Sized {
     /// The same builder, with our planners, functions, tables and settings.
     #[must_use]
-    fn with_onefold(self, settings: Settings) -> Self;
+    fn with_onefold(self, settings: Settings) -> Self {
+        self.with_onefold_ports(settings, Ports::default())
+    }
+
+    /// As [`Self::with_onefold`], with a time and a chance of the caller's.
+    #[must_use]
+    fn with_onefold_ports(self, settings: Settings, ports: Ports) -> Self;
 }
 
 impl OnefoldBuilderExt for SessionStateBuilder {
-    fn with_onefold(mut self, settings: Settings) -> Self {
-        let registry = Arc::new(Registry::default());
+    fn with_onefold_ports(mut self, settings: Settings, ports: Ports) -> Self {
+        let registry = Arc::new(Registry::new(ports));
         let config = self.config().get_or_insert_default();
         config.options_mut().extensions.insert(OnefoldOptions { settings });
         config.set_extension(Arc::clone(&registry));

@@ -12,3 +12,4 @@ mod tables;
 
 pub use context::{OnefoldBuilderExt, OnefoldContextExt};
 pub use handle::PipelineHandle;
+pub use registry::Ports;

@@ -18,19 +18,32 @@ pub(super) struct Registry {
     pipelines: Mutex<Vec<PipelineHandle>>,
 }
 
-impl Default for Registry {
+/// The ways of a session to time and to chance.
+#[derive(Clone, Debug)]
+pub struct Ports {
+    /// Time; by default that of the operating system.
+    pub clock: Arc<dyn Clock>,
+    /// Chance; by default that of the operating system.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+impl Default for Ports {
     fn default() -> Self {
+        Self { clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy) }
+    }
+}
+
+impl Registry {
+    pub(super) fn new(ports: Ports) -> Self {
         Self {
-            clock: Arc::new(SystemClock),
-            entropy: Arc::new(SystemEntropy),
+            clock: ports.clock,
+            entropy: ports.entropy,
             tables: Mutex::default(),
             names: Mutex::default(),
             pipelines: Mutex::default(),
         }
     }
-}
 
-impl Registry {
     /// The table at `url`, if it is open.
     pub(super) fn table_at(&self, url: &str) -> Option<Arc<DeltaTable>> {
         locked(&self.tables).get(url).cloned()

@@ -98,7 +98,7 @@ async fn infer(
     let Some(first) = files.first() else {
         return Err(invalid("there is no file to take the columns from; declare them".to_owned()));
     };
-    let compression = super::files::compression(options, first.location.as_ref());
+    let compression = found.compression(first.location.as_ref());
     let format: Box<dyn Inferring> = match &options.format {
         FileFormat::Json => Box::new(JsonFormat::default().with_file_compression_type(compression)),
         FileFormat::Parquet => Box::new(ParquetFormat::default()),

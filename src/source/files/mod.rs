@@ -27,4 +27,3 @@ mod text;
 
 pub use format::{BadRows, CsvOptions, FileFormat, FileOrder, FilesOptions};
 pub use source::{FilesSource, FoundFiles};
-pub(super) use text::compression;

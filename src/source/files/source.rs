@@ -8,6 +8,7 @@ use crate::source::{Source, SourceError, SourcePosition, SourceReader, SourceSta
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use bytes::Bytes;
+use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use object_store::ObjectMeta;
 use std::collections::HashMap;
@@ -65,6 +66,12 @@ impl FoundFiles {
             })?);
         }
         Ok((Arc::clone(store), found))
+    }
+
+    /// The compression of a file, by the options or by its name.
+    #[must_use]
+    pub fn compression(&self, path: &str) -> FileCompressionType {
+        super::text::compression(&self.options, path)
     }
 
     /// The source of these files, with rows of `schema`.

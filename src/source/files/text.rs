@@ -190,7 +190,7 @@ impl TextFile {
 }
 
 /// The compression that the options or the file's name say.
-pub(in crate::source) fn compression(options: &FilesOptions, path: &str) -> FileCompressionType {
+pub(super) fn compression(options: &FilesOptions, path: &str) -> FileCompressionType {
     let said = match &options.compression {
         Some(said) => said.to_ascii_lowercase(),
         None => {

@@ -1,0 +1,15 @@
+//! For tests of this crate and of programs that embed it (feature `testing`).
+//!
+//! ```text
+//!   SimulatedClock       time passes only when somebody sleeps
+//!   FaultyStore          any store, with one call that fails, or fails after it was applied
+//!   source_conformance   what every Source must do, whatever it reads
+//! ```
+
+mod clock;
+mod source;
+mod store;
+
+pub use clock::SimulatedClock;
+pub use source::source_conformance;
+pub use store::{Fault, FaultyStore};

@@ -1,0 +1,113 @@
+//! Cuts a pipeline off at every call it makes to its store, then opens it again, and checks that
+//! neither the table nor its ledger can tell. Every call and every fault is tried, so the test is
+//! exhaustive and has no seed.
+
+use crate::support::{Expected, How, Row, batch, found, offsets_join, oracle, session, source};
+use onefold::object_store::ObjectStore;
+use onefold::object_store::memory::InMemory;
+use onefold::prelude::*;
+use onefold::source::MemorySource;
+use onefold::testing::{Fault, FaultyStore};
+use std::sync::Arc;
+
+const NEVER: u64 = u64::MAX;
+
+#[test]
+fn every_row_is_in_the_table_once_wherever_the_process_is_cut_off() {
+    runtime().block_on(async {
+        let (source, expected) = input();
+        let calls = clean_calls(&source, &expected).await;
+        assert!(calls > 40, "only {calls} calls were made");
+        for fault in Fault::ALL {
+            for at in 1..=calls {
+                let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+                let faulty = FaultyStore::cut_off(Arc::clone(&inner), at, fault);
+                // A run that only missed a checksum or a checkpoint at its end is a good one.
+                drop(run(&as_store(&faulty), &source).await);
+                faulty.apply_late(NEVER).await;
+                finish(&inner, &source, &expected, (fault, at)).await;
+            }
+        }
+    });
+}
+
+#[test]
+fn one_lost_answer_is_survived_without_a_restart_or_with_one() {
+    runtime().block_on(async {
+        let (source, expected) = input();
+        let calls = clean_calls(&source, &expected).await;
+        for fault in Fault::ALL {
+            for at in 1..=calls {
+                let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+                let faulty = FaultyStore::once(Arc::clone(&inner), at, fault);
+                let store = as_store(&faulty);
+                // What fails is tried again by the same process, as a supervisor would.
+                let mut tries = 0;
+                while run(&store, &source).await.is_err() {
+                    tries += 1;
+                    assert!(tries < 4, "{fault:?} at call {at} is not survived");
+                }
+                faulty.apply_late(NEVER).await;
+                finish(&inner, &source, &expected, (fault, at)).await;
+            }
+        }
+    });
+}
+
+/// Rows of two partitions for several epochs, with duplicates and late rows.
+fn input() -> (MemorySource, Expected) {
+    let log = |partition: i64| -> Vec<Row> {
+        (0..40)
+            .map(|n| {
+                let key = (n / 3 % 11) * 2 + partition;
+                let back = if n % 9 == 8 { 15 } else { n % 4 };
+                (Some(key as u8), Some(100 + n * 2 - back), partition * 1000 + n)
+            })
+            .collect()
+    };
+    let logs = [log(0), log(1)];
+    let source = source(2);
+    for (partition, log) in logs.iter().enumerate() {
+        source.push(&format!("p{partition}"), &batch(log)).unwrap();
+    }
+    (source, oracle(&logs))
+}
+
+async fn run(store: &Arc<dyn ObjectStore>, source: &MemorySource) -> Result<(), Error> {
+    let how = How { partitions: 1, batch_size: 8192, epoch_rows_max: 17 };
+    let context = session(store, source, how).await?;
+    context.pipeline("t")?.run_until_idle().await?;
+    Ok(())
+}
+
+/// Calls that a run makes when nothing goes wrong.
+async fn clean_calls(source: &MemorySource, expected: &Expected) -> u64 {
+    let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let counting = FaultyStore::once(Arc::clone(&inner), NEVER, Fault::Lost);
+    run(&as_store(&counting), source).await.unwrap();
+    let calls = counting.calls();
+    finish(&inner, source, expected, (Fault::Lost, NEVER)).await;
+    calls
+}
+
+/// Opens the pipeline on a store that works, and looks at the table.
+async fn finish(
+    store: &Arc<dyn ObjectStore>,
+    source: &MemorySource,
+    expected: &Expected,
+    (fault, at): (Fault, u64),
+) {
+    let done = run(store, source).await;
+    assert!(done.is_ok(), "{fault:?} at call {at}: {done:?}");
+    let context = session(store, source, How::default()).await.unwrap();
+    assert_eq!(found(&context).await, *expected, "{fault:?} at call {at}");
+    offsets_join(&context).await;
+}
+
+fn as_store(faulty: &FaultyStore) -> Arc<dyn ObjectStore> {
+    Arc::new(faulty.clone())
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
