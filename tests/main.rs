@@ -6,6 +6,7 @@ mod cli;
 mod crash;
 mod explain;
 mod pipelines;
+mod process;
 mod slt;
 mod support;
 mod tidy;

@@ -3,6 +3,7 @@
 use crate::support::{How, Row, batch, found, offsets_join, oracle, rows, session, source};
 use onefold::arrow::array::cast::AsArray;
 use onefold::arrow::array::types::Int64Type;
+use onefold::datafusion::common::runtime::SpawnedTask;
 use onefold::object_store::ObjectStore;
 use onefold::object_store::memory::InMemory;
 use onefold::pipeline::EpochOutcome;
@@ -122,13 +123,13 @@ async fn a_running_pipeline_can_be_queried_and_told_to_stop() {
     context.run_sql("SET onefold.poll_interval_ms = 5").await.unwrap();
     let pipeline = context.pipeline("t").unwrap();
     let (told, stop) = tokio::sync::oneshot::channel::<()>();
-    let running = onefold::datafusion::common::runtime::SpawnedTask::spawn({
+    let running = SpawnedTask::spawn({
         let pipeline = pipeline.clone();
         async move { pipeline.run(async { stop.await.unwrap() }).await }
     });
     source.push("p0", &batch(&[(Some(1), Some(5), 1), (Some(1), Some(6), 2)])).unwrap();
     drop(source);
-    drop(told.send(()));
+    told.send(()).unwrap();
     running.join().await.unwrap().unwrap();
     pipeline.run_until_idle().await.unwrap();
     assert_eq!(found(&context).await.numbers.len(), 1);

@@ -56,7 +56,7 @@ impl LiveFile {
 /// All live files, by ordinal.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Files {
-    files: BTreeMap<u32, Arc<LiveFile>>,
+    live: BTreeMap<u32, Arc<LiveFile>>,
     by_path: HashMap<String, u32>,
     next: u32,
 }
@@ -69,11 +69,11 @@ struct Stats {
 
 impl Files {
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<LiveFile>> {
-        self.files.values()
+        self.live.values()
     }
 
     pub(super) fn get(&self, ordinal: u32) -> Option<&Arc<LiveFile>> {
-        self.files.get(&ordinal)
+        self.live.get(&ordinal)
     }
 
     /// The ordinal that the next new path gets.
@@ -86,7 +86,7 @@ impl Files {
     }
 
     pub(super) fn remove(&mut self, path: &str) -> Option<Arc<LiveFile>> {
-        self.by_path.remove(path).and_then(|ordinal| self.files.remove(&ordinal))
+        self.by_path.remove(path).and_then(|ordinal| self.live.remove(&ordinal))
     }
 
     /// Puts a file in; a path that was known keeps its ordinal.
@@ -123,7 +123,7 @@ impl Files {
             vector,
             selection: OnceLock::new(),
         };
-        self.files.insert(ordinal, Arc::new(file));
+        self.live.insert(ordinal, Arc::new(file));
         Ok(ordinal)
     }
 

@@ -73,15 +73,15 @@ impl KeyIndex {
             {
                 let (location, file) = (location.clone(), Arc::clone(file));
                 let (schema, keys) = (Arc::clone(schema), primary_key.to_vec());
-                let hasher = hasher.clone();
+                let own = hasher.clone();
                 tasks.push_back(SpawnedTask::spawn(async move {
                     let rows = writer::read_file(&location, &file, &schema, Some(&keys)).await?;
-                    let mut hashes = Vec::with_capacity(file.live_rows() as usize);
+                    let mut digests = Vec::with_capacity(file.live_rows() as usize);
                     for (batch, _) in &rows {
-                        hasher.hash(&writer::key_columns(batch, &keys)?, &mut hashes)?;
+                        own.hash(&writer::key_columns(batch, &keys)?, &mut digests)?;
                     }
                     let places = rows.into_iter().flat_map(|(_, rows)| rows);
-                    let keyed: Vec<(u128, u32)> = hashes.into_iter().zip(places).collect();
+                    let keyed: Vec<(u128, u32)> = digests.into_iter().zip(places).collect();
                     Ok::<_, DeltaError>((file, keyed))
                 }));
             }

@@ -272,7 +272,7 @@ impl DeltaTable {
         writer.snapshot = snapshot;
         writer.listed = now;
         writer.is_unknown = false;
-        if version % self.settings.checkpoint_interval.max(1) == 0 {
+        if version.is_multiple_of(self.settings.checkpoint_interval.max(1)) {
             writer.snapshot = self.log.checkpoint(Arc::clone(&writer.snapshot)).await;
         }
         self.publish(writer);

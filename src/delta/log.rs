@@ -145,12 +145,12 @@ impl DeltaLog {
     ) -> Result<Answer, DeltaError> {
         let (kernel, committer) = (Arc::clone(&self.kernel), self.committer());
         self.blocking(move || {
-            let committed = send(&snapshot, &kernel, &change, &committer);
-            let committed = committed.map_err(|error| match error {
+            let sent = send(&snapshot, &kernel, &change, &committer);
+            let sent = sent.map_err(|error| match error {
                 DeltaError::Log(error) => unknown(&committer, error),
                 other => other,
             })?;
-            let Some(next) = committed else { return Ok(Answer::Lost) };
+            let Some(next) = sent else { return Ok(Answer::Lost) };
             let actions = Actions::parse(next.version(), &committer.take().bytes)?;
             let snapshot = match next.write_checksum(kernel.as_ref()) {
                 Ok((_, with_checksum)) => with_checksum,
@@ -299,8 +299,8 @@ fn send(
         transaction.remove_files(scan_rows(&change.removes)?);
     }
     Ok(match transaction.commit(kernel.as_ref())? {
-        CommitResult::Committed(committed) => {
-            let next = committed.post_commit_snapshot().cloned();
+        CommitResult::Committed(done) => {
+            let next = done.post_commit_snapshot().cloned();
             Some(next.ok_or_else(|| KernelError::generic("no snapshot after a commit"))?)
         }
         CommitResult::Conflicted(_) => None,

@@ -101,7 +101,7 @@ impl TableProvider for DeltaTable {
             let what = format!("INSERT {operation}");
             return Err(DeltaError::Unsupported { what }.into());
         }
-        let sink = UpsertSink::try_new(self)?;
+        let sink = UpsertSink::new(self);
         Ok(Arc::new(DataSinkExec::new(input, Arc::new(sink), None)))
     }
 }

@@ -24,12 +24,12 @@ pub(super) struct UpsertSink {
 }
 
 impl UpsertSink {
-    pub(super) fn try_new(table: &DeltaTable) -> Result<Self> {
-        Ok(Self {
-            table: table.this.clone(),
+    pub(super) fn new(table: &DeltaTable) -> Self {
+        Self {
+            table: Weak::clone(&table.this),
             schema: nullable(&table.shape.schema),
             name: table.name().to_owned(),
-        })
+        }
     }
 }
 

@@ -81,7 +81,7 @@ pub(super) struct Writer {
 }
 
 /// A snapshot older than this is listed again before a commit is sent.
-pub(super) const STALE: Duration = Duration::from_secs(60);
+pub(super) const STALE: Duration = Duration::from_mins(1);
 
 impl fmt::Debug for DeltaTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -263,7 +263,9 @@ impl DeltaTable {
 }
 
 fn refuse_options(table: &str, options: &HashMap<String, String>) -> Result<(), DeltaError> {
-    for option in options.keys() {
+    let mut names: Vec<&String> = options.keys().collect();
+    names.sort();
+    if let Some(option) = names.first() {
         let name = option.strip_prefix("format.").unwrap_or(option);
         let reason = match name {
             "sequence_by" | "op_column" | "merge_mode" | "tombstone_horizon" => {

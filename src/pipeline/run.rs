@@ -157,10 +157,9 @@ impl Pipeline {
             match next? {
                 Next::Epoch(computed) => flight = Some(self.core.launch(&opened, *computed)),
                 Next::Nothing if pace == Pace::Overlap => {}
-                Next::Nothing => break,
                 // What was read and not committed is read again by the next opening.
                 Next::Told if collected.has_moved => return Ok(self.core.status.borrow().clone()),
-                Next::Told => break,
+                Next::Nothing | Next::Told => break,
             }
         }
         self.open = Some(opened);
@@ -247,10 +246,9 @@ impl Core {
             let open_for = collected.began.map(|began| clock.monotonic().saturating_sub(began));
             let longest = Duration::from_millis(settings.epoch_time_max_ms);
             match (pace, open_for) {
-                (Pace::Drain, None) => return Ok(Next::Nothing),
                 (Pace::Drain, Some(_)) => break,
                 (_, Some(open_for)) if open_for >= longest => break,
-                (Pace::Overlap, _) => return Ok(Next::Nothing),
+                (Pace::Drain, None) | (Pace::Overlap, _) => return Ok(Next::Nothing),
                 (Pace::Wait, _) => {}
             }
             tokio::select! {

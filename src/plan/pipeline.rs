@@ -130,11 +130,11 @@ fn name_operators(query: LogicalPlan) -> Result<(LogicalPlan, Vec<DedupOperator>
 fn fingerprint(query: &LogicalPlan) -> Result<String> {
     let mut text = query.display_indent().to_string();
     query.apply(|plan| {
-        if let Some(table) = source_of(plan) {
-            if let Some(spec) = &table.options().watermark {
-                use std::fmt::Write;
-                let _ = write!(text, "\nwatermark: {} - {} us", spec.column, spec.delay_us);
-            }
+        if let Some(table) = source_of(plan)
+            && let Some(spec) = &table.options().watermark
+        {
+            use std::fmt::Write;
+            let _ = write!(text, "\nwatermark: {} - {} us", spec.column, spec.delay_us);
         }
         Ok(TreeNodeRecursion::Continue)
     })?;

@@ -176,10 +176,10 @@ async fn run_statement(
         LogicalPlan::Ddl(DdlStatement::CreateView(view)) => {
             view.definition = Some(parsed.text); // what the user wrote, not the carrier
         }
-        LogicalPlan::Ddl(DdlStatement::CreateExternalTable(command)) => {
-            if is_source(command, parsed.watermark.as_ref()) {
-                return create_source_table(context, command, parsed.watermark).await;
-            }
+        LogicalPlan::Ddl(DdlStatement::CreateExternalTable(command))
+            if is_source(command, parsed.watermark.as_ref()) =>
+        {
+            return create_source_table(context, command, parsed.watermark).await;
         }
         LogicalPlan::Dml(dml) => {
             if let Some(registry) = registry(&state)

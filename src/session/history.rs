@@ -32,11 +32,10 @@ struct HistoryTable {
 
 impl TableFunctionImpl for History {
     fn call_with_args(&self, arguments: TableFunctionArgs) -> Result<Arc<dyn TableProvider>> {
-        let name = match arguments.exprs() {
-            [
-                Expr::Literal(ScalarValue::Utf8(Some(name)) | ScalarValue::Utf8View(Some(name)), _),
-            ] => name,
-            _ => return plan_err!("onefold_history takes the name of one table, as text"),
+        let [Expr::Literal(ScalarValue::Utf8(Some(name)) | ScalarValue::Utf8View(Some(name)), _)] =
+            arguments.exprs()
+        else {
+            return plan_err!("onefold_history takes the name of one table, as text");
         };
         match self.registry.table_named(name) {
             Some(table) => Ok(Arc::new(HistoryTable { table, schema: schema() })),

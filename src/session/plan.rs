@@ -80,7 +80,7 @@ pub(super) fn pipeline_of(
         slot: Arc::clone(&own.slot),
     });
     let config = state.config().clone().with_extension(Arc::new(DedupMemories(memories)));
-    let planner = SessionEpochPlanner {
+    let epochs = SessionEpochPlanner {
         state: SessionStateBuilder::new_from_existing(state.clone()).with_config(config).build(),
         query: planned.query,
         is_one_to_one: planned.is_one_to_one,
@@ -89,7 +89,7 @@ pub(super) fn pipeline_of(
     let parts = PipelineParts {
         id,
         ledger: table,
-        planner: Arc::new(planner),
+        planner: Arc::new(epochs),
         sources: sources.collect(),
         operators,
         fingerprint: planned.fingerprint,

@@ -58,7 +58,7 @@ struct Saved {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct PartitionClock {
-    /// F_p.
+    /// `F_p`.
     floor: Option<i64>,
     /// Newest capped event time of the partition's rows.
     newest: Option<i64>,

@@ -160,7 +160,7 @@ impl GeneratorSource {
             ids.append_value(&id);
             let more = mix(bits);
             users.push((more % self.options.users) as i64);
-            let is_hot = (more >> 40) % 10 == 0;
+            let is_hot = (more >> 40).is_multiple_of(10);
             posts.push(if is_hot { 1 } else { ((more >> 20) % 100_000) as i64 + 2 });
             kinds.append_value(KINDS[(more >> 10) as usize % KINDS.len()]);
             amounts.push(f64::from((more >> 32) as u32 % 10_000) / 100.0);

@@ -20,6 +20,8 @@ mod memory;
 mod scan;
 mod slot;
 mod table;
+#[cfg(test)]
+mod tests;
 mod traits;
 
 pub use clock::{SourceClock, WatermarkSpec, stamped_schema};

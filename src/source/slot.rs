@@ -98,7 +98,7 @@ mod tests {
             let mut next = 0;
             for batch in cut.iter().flatten() {
                 assert!(batch.num_rows() <= batch_rows);
-                let expected = self::batch(&batch, next);
+                let expected = self::batch(batch, next);
                 assert_eq!(*batch, expected);
                 next += batch.num_rows() as i64;
             }
@@ -107,7 +107,7 @@ mod tests {
         assert_eq!(split(&[], 4, 10), [Vec::new()]);
     }
 
-    fn batch(like: &&RecordBatch, from: i64) -> RecordBatch {
+    fn batch(like: &RecordBatch, from: i64) -> RecordBatch {
         let column = Int64Array::from_iter_values(from..from + like.num_rows() as i64);
         RecordBatch::try_from_iter([("n", Arc::new(column) as _)]).unwrap()
     }

@@ -44,7 +44,7 @@ impl SourceTable {
         if let Some(spec) = &options.watermark {
             let invalid =
                 |reason: String| Err(SourceError::Invalid { source_name: name.to_owned(), reason });
-            match schema.field_with_name(&spec.column).map(|field| field.data_type()) {
+            match schema.field_with_name(&spec.column).map(arrow::datatypes::Field::data_type) {
                 Err(_) => {
                     return invalid(format!("WATERMARK FOR {}: no such column", spec.column));
                 }

@@ -10,10 +10,10 @@
 
 use arrow::datatypes::{DataType, Field};
 
-/// Name of the hidden position column, UInt64 and never NULL.
+/// Name of the hidden position column, `UInt64` and never NULL.
 pub const POSITION_COLUMN: &str = "__onefold_position";
 
-/// Name of the hidden watermark column, nullable Int64: microseconds since the Unix epoch.
+/// Name of the hidden watermark column, nullable `Int64`: microseconds since the Unix epoch.
 pub const WATERMARK_COLUMN: &str = "__onefold_watermark";
 
 /// The two hidden columns, position first.

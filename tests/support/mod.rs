@@ -2,7 +2,7 @@
 
 use onefold::arrow::array::cast::AsArray;
 use onefold::arrow::array::types::{Int64Type, UInt64Type};
-use onefold::arrow::array::{Array, ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray};
+use onefold::arrow::array::{ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray};
 use onefold::arrow::record_batch::RecordBatch;
 use onefold::datafusion::execution::SessionStateBuilder;
 use onefold::datafusion::prelude::{SessionConfig, SessionContext};
@@ -15,14 +15,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// One row of a log: key, event time in microseconds, and its own number.
-pub type Row = (Option<u8>, Option<i64>, i64);
+pub(crate) type Row = (Option<u8>, Option<i64>, i64);
 
 /// What a test of pipelines varies.
 #[derive(Clone, Copy, Debug)]
-pub struct How {
-    pub partitions: usize,
-    pub batch_size: usize,
-    pub epoch_rows_max: u64,
+pub(crate) struct How {
+    pub(crate) partitions: usize,
+    pub(crate) batch_size: usize,
+    pub(crate) epoch_rows_max: u64,
 }
 
 impl Default for How {
@@ -31,12 +31,12 @@ impl Default for How {
     }
 }
 
-pub const DELAY_US: i64 = 7;
-pub const WIDTH_US: u64 = 20;
-pub const LATENESS_US: i64 = 3;
+pub(crate) const DELAY_US: i64 = 7;
+pub(crate) const WIDTH_US: u64 = 20;
+pub(crate) const LATENESS_US: i64 = 3;
 
 /// A session over `store` with the table `t` and the pipeline from `source` into it.
-pub async fn session(
+pub(crate) async fn session(
     store: &Arc<dyn ObjectStore>,
     source: &MemorySource,
     how: How,
@@ -73,7 +73,7 @@ pub async fn session(
     Ok(context)
 }
 
-pub fn batch(rows: &[Row]) -> RecordBatch {
+pub(crate) fn batch(rows: &[Row]) -> RecordBatch {
     let key: StringArray = rows.iter().map(|row| row.0.map(|key| key.to_string())).collect();
     let at: TimestampMicrosecondArray = rows.iter().map(|row| row.1).collect();
     let number: Int64Array = rows.iter().map(|row| Some(row.2)).collect();
@@ -83,7 +83,7 @@ pub fn batch(rows: &[Row]) -> RecordBatch {
 }
 
 /// A source whose partitions all exist from the beginning.
-pub fn source(partitions: usize) -> MemorySource {
+pub(crate) fn source(partitions: usize) -> MemorySource {
     let source = MemorySource::new("events", batch(&[]).schema());
     for partition in 0..partitions {
         source.push(&format!("p{partition}"), &batch(&[])).unwrap();
@@ -93,15 +93,15 @@ pub fn source(partitions: usize) -> MemorySource {
 
 /// What the oracle says of a log: numbers of the rows in the table, and the counts of the ledger.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Expected {
-    pub numbers: BTreeSet<i64>,
-    pub rows_duplicate: u64,
-    pub rows_late: u64,
-    pub rows_filtered: u64,
+pub(crate) struct Expected {
+    pub(crate) numbers: BTreeSet<i64>,
+    pub(crate) rows_duplicate: u64,
+    pub(crate) rows_late: u64,
+    pub(crate) rows_filtered: u64,
 }
 
 /// Straight from DESIGN 2, rules 1 to 4: one partition after the other, every anchor kept for ever.
-pub fn oracle(logs: &[Vec<Row>]) -> Expected {
+pub(crate) fn oracle(logs: &[Vec<Row>]) -> Expected {
     let mut expected = Expected::default();
     let mut anchors: BTreeMap<u8, Vec<i64>> = BTreeMap::new();
     for log in logs {
@@ -133,7 +133,7 @@ pub fn oracle(logs: &[Vec<Row>]) -> Expected {
 }
 
 /// What the table and its ledger say.
-pub async fn found(context: &SessionContext) -> Expected {
+pub(crate) async fn found(context: &SessionContext) -> Expected {
     let numbers = rows(context, "SELECT n FROM t").await;
     let mut all = Vec::new();
     for batch in &numbers {
@@ -159,14 +159,14 @@ pub async fn found(context: &SessionContext) -> Expected {
     Expected { numbers: set, rows_duplicate: sum(0), rows_late: sum(1), rows_filtered: sum(4) }
 }
 
-pub async fn rows(context: &SessionContext, sql: &str) -> Vec<RecordBatch> {
+pub(crate) async fn rows(context: &SessionContext, sql: &str) -> Vec<RecordBatch> {
     let frame = context.run_sql(sql).await.unwrap().pop().unwrap();
     let batches = frame.collect().await.unwrap();
     batches.into_iter().filter(|batch| batch.num_rows() > 0).collect()
 }
 
 /// Checks that every epoch of the ledger begins where the one before it ended.
-pub async fn offsets_join(context: &SessionContext) {
+pub(crate) async fn offsets_join(context: &SessionContext) {
     let batches = rows(
         context,
         "SELECT \"partition\", offset_from, offset_to FROM onefold_history('t')

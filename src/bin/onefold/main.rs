@@ -108,7 +108,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Logs on standard error: warnings, or what RUST_LOG says.
+/// Logs on standard error: warnings, or what `RUST_LOG` says.
 fn logs() {
     use tracing_subscriber::EnvFilter;
     let quiet = "warn,delta_kernel=error,delta_kernel_default_engine=error";

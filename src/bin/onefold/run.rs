@@ -7,7 +7,6 @@ use onefold::datafusion::prelude::SessionContext;
 use onefold::pipeline::PipelineStatus;
 use onefold::prelude::*;
 use onefold::types::{Clock, SystemClock, format_duration_us};
-use std::future::Future;
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -180,10 +179,8 @@ fn stop_signal() -> Result<watch::Receiver<bool>, Failure> {
     Ok(stop)
 }
 
-fn wait_for(mut stop: watch::Receiver<bool>) -> impl Future<Output = ()> + Send {
-    async move {
-        if stop.wait_for(|told| *told).await.is_err() {
-            std::future::pending::<()>().await;
-        }
+async fn wait_for(mut stop: watch::Receiver<bool>) {
+    if stop.wait_for(|told| *told).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }

@@ -307,7 +307,9 @@ impl EpochJudge {
                 dropped[(row >> ROW_BITS) as usize].push(row & ((1 << ROW_BITS) - 1));
             }
         }
-        dropped.iter_mut().for_each(|rows| rows.sort_unstable());
+        for rows in &mut dropped {
+            rows.sort_unstable();
+        }
         Ok(dropped)
     }
 

@@ -76,8 +76,8 @@ pub(super) fn facts(
     let rows = batch.num_rows();
     let column = |expr: &Arc<dyn PhysicalExpr>| expr.evaluate(batch)?.into_array(rows);
     let keys = expressions.keys.iter().map(column).collect::<Result<Vec<ArrayRef>>>()?;
-    let mut hashes = Vec::with_capacity(rows);
-    let nulls = hasher.hash(&keys, &mut hashes)?;
+    let mut digests = Vec::with_capacity(rows);
+    let nulls = hasher.hash(&keys, &mut digests)?;
     let distinct = nulls.filter(|_| options.nulls == NullKeys::Distinct);
     let hidden = expressions.hidden.as_ref();
     let hidden = hidden
@@ -86,7 +86,7 @@ pub(super) fn facts(
     let positions = hidden.as_ref().map(|[at, _]| at.as_primitive::<UInt64Type>().values().clone());
     let Some(time) = &expressions.time else {
         let times = Int64Array::from(vec![0; rows]);
-        return Ok(Facts { hashes, distinct, times, positions, late: Vec::new() });
+        return Ok(Facts { hashes: digests, distinct, times, positions, late: Vec::new() });
     };
     let times = to_micros(&column(time)?)?;
     let watermarks = hidden.as_ref().map(|[_, wm]| wm.as_primitive::<Int64Type>());
@@ -100,7 +100,7 @@ pub(super) fn facts(
     {
         return Err(undecidable(batch, row, late.first().copied()).into());
     }
-    Ok(Facts { hashes, distinct, times, positions, late })
+    Ok(Facts { hashes: digests, distinct, times, positions, late })
 }
 
 /// `times` with the late ones null, and the late ones.

@@ -111,7 +111,9 @@ impl Source for FilesSource {
     async fn position_at(&self, arrived_us: i64) -> Result<SourceStart, SourceError> {
         let mut old = self.listing.list().await?;
         old.retain(|entry| entry.modified_us < arrived_us);
-        old.iter_mut().for_each(|entry| entry.generation = 1);
+        for entry in &mut old {
+            entry.generation = 1;
+        }
         let cursor = Cursor { generation: 1, next: old.len() as u64 };
         let cursor = serde_json::to_value(cursor).unwrap_or_default();
         let position = SourcePosition { partitions: std::collections::BTreeMap::new(), cursor };

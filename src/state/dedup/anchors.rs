@@ -246,7 +246,9 @@ mod tests {
                     2 => {
                         tried = within(10);
                         tried.advance(Watermark(EventTime(watermark)));
-                        all.iter().for_each(|(key, at)| tried.restore(hash_of(*key), *at));
+                        for (key, at) in &all {
+                            tried.restore(hash_of(*key), *at);
+                        }
                     }
                     _ => {}
                 }
