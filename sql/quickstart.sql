@@ -18,7 +18,7 @@ CREATE EXTERNAL TABLE unique_clicks (
   amount DOUBLE,
   event_time TIMESTAMP,
   PRIMARY KEY (event_id)
-) STORED AS DELTA LOCATION 'onefold-quickstart/unique_clicks';
+) STORED AS DELTA LOCATION 'target/quickstart/unique_clicks';
 
 INSERT INTO unique_clicks
 SELECT event_id, post_id, kind, amount, event_time
