@@ -4,11 +4,13 @@ use crate::support::{How, Row, batch, found, offsets_join, oracle, rows, session
 use onefold::arrow::array::cast::AsArray;
 use onefold::arrow::array::types::Int64Type;
 use onefold::datafusion::common::runtime::SpawnedTask;
+use onefold::datafusion::prelude::SessionContext;
 use onefold::object_store::ObjectStore;
 use onefold::object_store::memory::InMemory;
 use onefold::pipeline::EpochOutcome;
 use onefold::prelude::*;
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// A log whose keys live in one partition each: `3 * key + partition`.
@@ -67,6 +69,7 @@ proptest! {
             let answer = found(&context).await;
             assert_eq!(answer, expected);
             offsets_join(&context).await;
+            assert_eq!(plain(&context).await, expected.numbers, "a plain query says the same");
         });
     }
 }
@@ -196,6 +199,18 @@ async fn a_stream_may_be_joined_with_a_finite_table() {
         rows(&context, "SELECT arrow_cast(string_agg(k, ',' ORDER BY n), 'Utf8') AS k FROM t")
             .await;
     assert_eq!(names[0].column(0).as_string::<i32>().value(0), "one,two");
+}
+
+/// The pipeline's query as a plain query over what the source holds.
+async fn plain(context: &SessionContext) -> BTreeSet<i64> {
+    let batches = rows(
+        context,
+        "SELECT n FROM events DEDUP BY k WITHIN INTERVAL '20 microseconds'
+           ALLOWED LATENESS INTERVAL '3 microseconds' WHERE n % 7 <> 3",
+    )
+    .await;
+    let values = batches.iter().map(|batch| batch.column(0).as_primitive::<Int64Type>().values());
+    values.flat_map(|values| values.iter().copied()).collect()
 }
 
 fn runtime() -> tokio::runtime::Runtime {

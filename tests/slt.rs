@@ -18,6 +18,11 @@ async fn everything_refused_says_what_to_write() {
 }
 
 #[tokio::test]
+async fn sources_have_watermarks_options_and_settings() {
+    run_everywhere("sources.slt").await;
+}
+
+#[tokio::test]
 async fn plain_statements_are_unchanged() {
     run_everywhere("plain.slt").await;
     run("plain.slt", || Database { context: SessionContext::new(), is_plain: true }).await;
