@@ -229,6 +229,12 @@ impl DeltaTable {
         let listed = self.clock.monotonic();
         let head = self.log.reload(&writer.snapshot).await?;
         if head.version() != writer.snapshot.version() || writer.is_unknown {
+            if !writer.is_unknown && self.keeps_files(&writer.snapshot, &head).await? {
+                writer.snapshot = head;
+                writer.listed = listed;
+                self.publish(writer);
+                return Ok(());
+            }
             let adds = self.log.files(Arc::clone(&head)).await?;
             writer.files = Files::load(&self.location, adds).await?;
             writer.index = None;
@@ -238,6 +244,21 @@ impl DeltaTable {
         }
         writer.listed = listed;
         Ok(())
+    }
+
+    /// Whether the commits between two snapshots touched no file: fences, and words of others.
+    async fn keeps_files(
+        &self,
+        base: &SnapshotRef,
+        head: &SnapshotRef,
+    ) -> Result<bool, DeltaError> {
+        for version in base.version() + 1..=head.version() {
+            match self.log.actions(version).await? {
+                Some(actions) if actions.adds.is_empty() && actions.removes.is_empty() => {}
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
     }
 
     /// Makes the writer fit to commit: at a head that was seen lately, on a store that keeps its

@@ -163,7 +163,12 @@ impl Pipeline {
             }
         }
         self.open = Some(opened);
-        Ok(self.core.status.borrow().clone())
+        let status = self.core.status.borrow().clone();
+        if let (1.., Some(oldest)) = (status.rows_late, status.oldest_late) {
+            let (pipeline, rows) = (&self.core.parts.id, status.rows_late);
+            tracing::warn!(%pipeline, rows, %oldest, "rows were late: allow more lateness");
+        }
+        Ok(status)
     }
 }
 

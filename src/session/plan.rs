@@ -1,7 +1,7 @@
 //! From an INSERT over an unbounded table to the parts of a pipeline.
 
 use super::PipelineHandle;
-use super::registry::Registry;
+use super::registry::{Ports, Registry};
 use super::tables::options_of;
 use crate::delta::DeltaTable;
 use crate::error::Error;
@@ -79,9 +79,18 @@ pub(super) fn pipeline_of(
         watermark: own.table.options().watermark.clone(),
         slot: Arc::clone(&own.slot),
     });
-    let config = state.config().clone().with_extension(Arc::new(DedupMemories(memories)));
+    // The planner must not hold the registry, which holds the pipeline.
+    let config = state
+        .config()
+        .clone()
+        .with_extension(Arc::new(DedupMemories(memories)))
+        .with_extension(Arc::new(Registry::new(Ports::default())));
     let epochs = SessionEpochPlanner {
-        state: SessionStateBuilder::new_from_existing(state.clone()).with_config(config).build(),
+        state: SessionStateBuilder::new_from_existing(state.clone())
+            .with_config(config)
+            .with_table_factories(HashMap::new())
+            .with_table_functions(HashMap::new())
+            .build(),
         query: planned.query,
         is_one_to_one: planned.is_one_to_one,
     };
