@@ -3,11 +3,15 @@
 //! exhaustive and has no seed.
 
 use crate::support::{Expected, How, Row, batch, found, offsets_join, oracle, session, source};
+use futures::StreamExt;
 use onefold::object_store::ObjectStore;
+use onefold::object_store::ObjectStoreExt;
 use onefold::object_store::memory::InMemory;
 use onefold::prelude::*;
 use onefold::source::MemorySource;
 use onefold::testing::{Fault, FaultyStore};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 const NEVER: u64 = u64::MAX;
@@ -102,6 +106,71 @@ async fn finish(
     let context = session(store, source, How::default()).await.unwrap();
     assert_eq!(found(&context).await, *expected, "{fault:?} at call {at}");
     offsets_join(&context).await;
+    log_is_sound(store).await;
+}
+
+/// I1, I2, I4 and I5 of the design, from the log itself: versions and epochs have no gaps and no
+/// doubles, fences only grow, no commit comes after a later fence, and all that is named is there.
+async fn log_is_sound(store: &Arc<dyn ObjectStore>) {
+    let listed: Vec<_> = store.list(None).map(|meta| meta.unwrap().location).collect().await;
+    let names: BTreeSet<String> = listed.iter().map(ToString::to_string).collect();
+    let (mut epoch, mut fence) = (0, 0);
+    let commits =
+        names.iter().filter(|name| name.contains("_delta_log/") && name.ends_with(".json"));
+    for (version, name) in commits.enumerate() {
+        assert_eq!(*name, format!("table/_delta_log/{version:020}.json"));
+        let bytes = store.get(&name.as_str().into()).await.unwrap().bytes().await.unwrap();
+        for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            let line: Value = serde_json::from_slice(line).unwrap();
+            let number = |value: &Value| value["version"].as_i64().unwrap();
+            match line["txn"]["appId"].as_str() {
+                Some("default") => {
+                    assert_eq!(number(&line["txn"]), epoch + 1);
+                    epoch += 1;
+                }
+                Some("default/fence") => {
+                    assert!(number(&line["txn"]) > fence);
+                    fence = number(&line["txn"]);
+                }
+                Some("default/incarnation") => assert_eq!(number(&line["txn"]), fence),
+                _ => {}
+            }
+            if let Some(path) = line["add"]["path"].as_str() {
+                assert!(names.contains(&format!("table/{path}")), "{path} is missing");
+            }
+            if let Some(manifest) = line["domainMetadata"]["configuration"].as_str() {
+                let named: Value = serde_json::from_str(manifest).unwrap();
+                let path = named["path"].as_str().unwrap();
+                assert!(names.contains(&format!("table/{path}")), "{path} is missing");
+            }
+        }
+    }
+    assert!(epoch > 0 && fence > 0);
+}
+
+#[test]
+fn a_commit_that_is_sent_again_is_sent_with_the_same_bytes() {
+    runtime().block_on(async {
+        let (source, expected) = input();
+        let calls = clean_calls(&source, &expected).await;
+        let mut again = 0;
+        for at in 1..=calls {
+            let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+            let faulty = FaultyStore::once(Arc::clone(&inner), at, Fault::Lost);
+            drop(run(&as_store(&faulty), &source).await);
+            let mut sent: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+            for (path, bytes) in faulty.puts() {
+                if !path.contains("_delta_log/") || !path.ends_with(".json") {
+                    continue;
+                }
+                if let Some(first) = sent.insert(path.clone(), bytes.clone()) {
+                    assert_eq!(first, bytes, "{path}");
+                    again += 1;
+                }
+            }
+        }
+        assert!(again > 5, "only {again} commits were sent again");
+    });
 }
 
 fn as_store(faulty: &FaultyStore) -> Arc<dyn ObjectStore> {

@@ -198,6 +198,7 @@ impl DeltaTable {
         let Answer::Committed { snapshot, actions } = answer else {
             index.undo(undo);
             writer.index = Some(index);
+            writer.is_unknown = false; // it is known to be another's
             return Ok(None);
         };
         self.settle(writer, snapshot, actions, &vectors).await?;
@@ -287,7 +288,10 @@ impl DeltaTable {
     ) -> Result<bool, DeltaError> {
         writer.is_unknown = true;
         let answer = self.log.commit(Arc::clone(&writer.snapshot), change).await?;
-        let Answer::Committed { snapshot, actions } = answer else { return Ok(false) };
+        let Answer::Committed { snapshot, actions } = answer else {
+            writer.is_unknown = false;
+            return Ok(false);
+        };
         self.settle(writer, snapshot, actions, &BTreeMap::new()).await?;
         Ok(true)
     }

@@ -123,6 +123,20 @@ async fn two_writers_of_one_table_lose_races_and_no_rows() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_race_lost_to_a_fence_is_run_again_with_the_same_index() {
+    let location = memory();
+    let (one, two) =
+        (open(&location, settings()).await.unwrap(), open(&location, settings()).await.unwrap());
+    let mut first = Run::start(&one, "p").await;
+    first.epoch(&[(1, 1), (2, 2)]).await;
+    Run::start(&two, "q").await;
+    first.epoch(&[(2, 3), (3, 3)]).await; // the fence of q has its version
+    Run::start(&two, "q").await;
+    first.epoch(&[(3, 4), (4, 4)]).await;
+    assert_eq!(scan(&one).await, Model::from([(1, 1), (2, 3), (3, 4), (4, 4)]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_epoch_that_does_not_follow_is_refused() {
     let table = open(&memory(), settings()).await.unwrap();
     let mut run = Run::start(&table, "p").await;

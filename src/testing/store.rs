@@ -55,6 +55,7 @@ struct State {
     fault: Fault,
     is_once: bool,
     late: Mutex<Option<Late>>,
+    puts: Mutex<Vec<(String, Vec<u8>)>>,
 }
 
 #[derive(Debug)]
@@ -86,9 +87,15 @@ impl FaultyStore {
         self.state.calls.load(Ordering::SeqCst)
     }
 
+    /// Every write of a `.json` that was sent: its path and its bytes, whatever became of it.
+    #[must_use]
+    pub fn puts(&self) -> Vec<(String, Vec<u8>)> {
+        self.state.puts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn new(inner: Arc<dyn ObjectStore>, at: u64, fault: Fault, is_once: bool) -> Self {
-        let (calls, late) = (AtomicU64::new(0), Mutex::default());
-        Self { inner, state: Arc::new(State { calls, at, fault, is_once, late }) }
+        let (calls, late, puts) = (AtomicU64::new(0), Mutex::default(), Mutex::default());
+        Self { inner, state: Arc::new(State { calls, at, fault, is_once, late, puts }) }
     }
 
     /// Counts a call; says what goes wrong with it.
@@ -139,6 +146,11 @@ impl ObjectStore for FaultyStore {
                 _ => timeout(),
             }
         };
+        if path.as_ref().ends_with(".json") {
+            let bytes: Vec<u8> = payload.iter().flat_map(|part| part.to_vec()).collect();
+            let mut puts = self.state.puts.lock().unwrap_or_else(PoisonError::into_inner);
+            puts.push((path.to_string(), bytes));
+        }
         match self.begin().await {
             None => self.inner.put_opts(path, payload, options).await,
             Some(Fault::Lost) => Err(timeout()),
