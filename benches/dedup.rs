@@ -87,7 +87,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 /// Answers how many were duplicates.
 fn judge_ours(memory: &DedupMemory, hashes: &[u128]) -> Result<usize, onefold::state::StateError> {
-    let mut shards: Vec<Vec<DedupRow>> = vec![Vec::new(); DEDUP_SHARDS];
+    let room = hashes.len() / DEDUP_SHARDS * 9 / 8;
+    let mut shards: Vec<Vec<DedupRow>> =
+        (0..DEDUP_SHARDS).map(|_| Vec::with_capacity(room)).collect();
     for (row, hash) in hashes.iter().enumerate() {
         let row = row as u64;
         shards[DedupMemory::shard_of(*hash)].push(DedupRow {

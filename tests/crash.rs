@@ -115,8 +115,7 @@ async fn log_is_sound(store: &Arc<dyn ObjectStore>) {
     let listed: Vec<_> = store.list(None).map(|meta| meta.unwrap().location).collect().await;
     let names: BTreeSet<String> = listed.iter().map(ToString::to_string).collect();
     let (mut epoch, mut fence) = (0, 0);
-    let commits =
-        names.iter().filter(|name| name.contains("_delta_log/") && name.ends_with(".json"));
+    let commits = names.iter().filter(|name| is_commit(name));
     for (version, name) in commits.enumerate() {
         assert_eq!(*name, format!("table/_delta_log/{version:020}.json"));
         let bytes = store.get(&name.as_str().into()).await.unwrap().bytes().await.unwrap();
@@ -139,13 +138,18 @@ async fn log_is_sound(store: &Arc<dyn ObjectStore>) {
                 assert!(names.contains(&format!("table/{path}")), "{path} is missing");
             }
             if let Some(manifest) = line["domainMetadata"]["configuration"].as_str() {
-                let named: Value = serde_json::from_str(manifest).unwrap();
-                let path = named["path"].as_str().unwrap();
+                let value: Value = serde_json::from_str(manifest).unwrap();
+                let path = value["path"].as_str().unwrap();
                 assert!(names.contains(&format!("table/{path}")), "{path} is missing");
             }
         }
     }
     assert!(epoch > 0 && fence > 0);
+}
+
+fn is_commit(name: &str) -> bool {
+    name.contains("_delta_log/")
+        && std::path::Path::new(name).extension().is_some_and(|end| end == "json")
 }
 
 #[test]
@@ -160,7 +164,7 @@ fn a_commit_that_is_sent_again_is_sent_with_the_same_bytes() {
             drop(run(&as_store(&faulty), &source).await);
             let mut sent: BTreeMap<String, Vec<u8>> = BTreeMap::new();
             for (path, bytes) in faulty.puts() {
-                if !path.contains("_delta_log/") || !path.ends_with(".json") {
+                if !is_commit(&path) {
                     continue;
                 }
                 if let Some(first) = sent.insert(path.clone(), bytes.clone()) {

@@ -9,9 +9,9 @@
 //!
 //! Linear probing that keeps entries sorted: a search for an absent hash stops at the first larger
 //! entry, growing and compacting are one sequential pass, any capacity is possible (so memory
-//! grows by 1.3 and not by 2), and iteration yields a sorted run.
+//! grows by 1.25 and not by 2), and iteration yields a sorted run.
 //!
-//! At most 4 of 5 slots are used, so an 8-byte value costs 30 to 39 bytes per entry.
+//! At most 3 of 4 slots are used, so an 8-byte value costs 32 to 40 bytes per entry.
 //!
 //! # Sources
 //!
@@ -113,7 +113,7 @@ impl<V: Copy + Default> KeyTable<V> {
         if self.slots.get(index).is_some_and(|slot| slot.key() == key) {
             return Entry::Found(&mut self.slots[index].value);
         }
-        if (self.used + 1) * 5 > self.homes * 4 {
+        if (self.used + 1) * 4 > self.homes * 3 {
             self.rebuild(grown(self.homes));
             index = self.search(key);
         }
@@ -271,11 +271,11 @@ fn split(hash: u128) -> (u64, u64) {
 
 /// Homes that `used` entries need.
 fn homes_for(used: usize) -> usize {
-    (used * 5).div_ceil(4).max(HOMES_MIN)
+    (used * 4).div_ceil(3).max(HOMES_MIN)
 }
 
 fn grown(homes: usize) -> usize {
-    (homes + homes * 3 / 10).max(HOMES_MIN)
+    (homes + homes / 4).max(HOMES_MIN)
 }
 
 #[cfg(test)]

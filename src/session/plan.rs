@@ -31,21 +31,11 @@ pub(super) fn pipeline_of(
     if !streams(&dml.input) {
         return Ok(None);
     }
-    let refuse = |what: String, instead: &str| {
-        Error::from(PlanError::NotIncremental { what, instead: instead.to_owned() })
-    };
     if *operation != InsertOp::Append {
         return Err(refuse(operation.to_string(), "write INSERT INTO"));
     }
     let name = dml.table_name.to_string();
-    let provider = source_as_provider(&dml.target)?;
-    let table = provider
-        .downcast_ref::<DeltaTable>()
-        .and_then(|_| registry.table_named(&name))
-        .ok_or_else(|| {
-            let what = format!("INSERT INTO {name}, which is no upsert table,");
-            refuse(what, "write into a table STORED AS DELTA with a PRIMARY KEY")
-        })?;
+    let table = target(registry, dml, &name)?;
     let settings = options_of(state).settings;
     let id = match settings.pipeline.as_str() {
         "" => PipelineId::default(),
@@ -107,6 +97,20 @@ pub(super) fn pipeline_of(
         entropy: Arc::clone(&registry.entropy),
     };
     Ok(Some(PipelineHandle::new(parts, &name, &location)))
+}
+
+/// The upsert table that `dml` writes into.
+fn target(registry: &Registry, dml: &DmlStatement, name: &str) -> Result<Arc<DeltaTable>, Error> {
+    let provider = source_as_provider(&dml.target)?;
+    let found = provider.downcast_ref::<DeltaTable>().and_then(|_| registry.table_named(name));
+    found.ok_or_else(|| {
+        let what = format!("INSERT INTO {name}, which is no upsert table,");
+        refuse(what, "write into a table STORED AS DELTA with a PRIMARY KEY")
+    })
+}
+
+fn refuse(what: String, instead: &str) -> Error {
+    PlanError::NotIncremental { what, instead: instead.to_owned() }.into()
 }
 
 /// Plans each epoch anew from the analysed query.

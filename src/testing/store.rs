@@ -146,7 +146,7 @@ impl ObjectStore for FaultyStore {
                 _ => timeout(),
             }
         };
-        if path.as_ref().ends_with(".json") {
+        if path.extension() == Some("json") {
             let bytes: Vec<u8> = payload.iter().flat_map(|part| part.to_vec()).collect();
             let mut puts = self.state.puts.lock().unwrap_or_else(PoisonError::into_inner);
             puts.push((path.to_string(), bytes));

@@ -14,6 +14,7 @@
 //! 3. While a known file is not read to its end the watermark stands still, unless
 //!    `'file_order' 'event_time'` promises that path order is time order.
 
+mod ahead;
 mod entries;
 mod format;
 mod listing;

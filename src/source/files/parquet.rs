@@ -29,8 +29,6 @@ pub(super) struct ParquetFile {
     schema: SchemaRef,
     bad_rows: BadRows,
     rows: ParquetRecordBatchStream<ParquetObject>,
-    /// What is left of the last batch.
-    rest: Option<RecordBatch>,
     next_row: u64,
 }
 
@@ -69,26 +67,19 @@ impl ParquetFile {
             schema: Arc::clone(schema),
             bad_rows: options.bad_rows,
             rows,
-            rest: None,
             next_row: skipped,
         })
     }
 
-    /// The next rows, at most `rows_max`; `None` at the end.
-    pub(super) async fn next(&mut self, rows_max: usize) -> Result<Option<Decoded>, SourceError> {
-        let read = match self.rest.take() {
-            Some(rest) => rest,
-            None => match self.rows.next().await {
-                None => return Ok(None),
-                Some(Err(error)) => return Err(failed(&self.id, error)),
-                Some(Ok(read)) => read,
-            },
+    /// The next rows; `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Decoded>, SourceError> {
+        let read = match self.rows.next().await {
+            None => return Ok(None),
+            Some(Err(error)) => return Err(failed(&self.id, error)),
+            Some(Ok(read)) => read,
         };
-        let taken = read.num_rows().min(rows_max.max(1));
-        if taken < read.num_rows() {
-            self.rest = Some(read.slice(taken, read.num_rows() - taken));
-        }
-        let mut batch = self.shape(&read.slice(0, taken))?;
+        let taken = read.num_rows();
+        let mut batch = self.shape(&read)?;
         let mut malformed = 0;
         while let Some((good, column)) = null_rows(&batch, &self.schema) {
             if self.bad_rows == BadRows::Error {

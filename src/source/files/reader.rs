@@ -1,16 +1,15 @@
 //! `FilesReader`: reads one file after the other, and lists again when all are read.
 
+use super::FileOrder;
+use super::ahead::Ahead;
 use super::entries::{Entry, encode};
-use super::parquet::ParquetFile;
 use super::source::FilesSource;
-use super::text::{Decoded, TextFile};
-use super::{FileFormat, FileOrder};
+use super::text::Decoded;
 use crate::source::{
     Chunk, Poll, PollLimits, SourceError, SourcePosition, SourceReader, SourceStart,
 };
 use crate::types::{Offset, PartitionId};
 use async_trait::async_trait;
-use object_store::ObjectStoreExt;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
 
@@ -33,14 +32,18 @@ pub(super) struct FilesReader {
     pending: VecDeque<Entry>,
     /// Rows read of the first of them.
     offset: u64,
-    open: Option<OpenFile>,
+    /// Whether the first of them was announced.
+    is_started: bool,
+    /// The first of them, being decoded.
+    ahead: VecDeque<Ahead>,
+    /// What the last poll left of a batch of the first of them.
+    rest: Option<Decoded>,
 }
 
-#[derive(Debug)]
-enum OpenFile {
-    Text(Box<TextFile>),
-    Parquet(Box<ParquetFile>),
-}
+/// Files that are decoded at the same time.
+const FILES_AHEAD: usize = 3;
+/// Rows a poll must have room for before it looks at more than one file.
+const ROWS_AHEAD: u64 = 65_536;
 
 impl FilesReader {
     pub(super) fn open(source: FilesSource, start: SourceStart) -> Result<Self, SourceError> {
@@ -73,7 +76,8 @@ impl FilesReader {
             (Some((id, offset)), Some(first)) if id.0 == first.path => offset.0,
             (Some((id, _)), _) => return Err(wrong(format!("{id} is not the next file"))),
         };
-        Ok(Self { source, known, cursor, pending, offset, open: None })
+        let (ahead, rest, is_started) = (VecDeque::new(), None, offset > 0);
+        Ok(Self { source, known, cursor, pending, offset, is_started, ahead, rest })
     }
 
     /// Looks for files that are new; false if there are none.
@@ -105,36 +109,37 @@ impl FilesReader {
         Ok(true)
     }
 
-    /// Opens the first pending file where it was left.
-    async fn open_next(&mut self, entry: &Entry) -> Result<OpenFile, SourceError> {
-        let FilesSource { listing, schema, options, .. } = &self.source;
-        let path = listing.path(entry);
-        let store = &listing.folder.store;
-        let changed = |what| SourceError::Changed { path: entry.path.clone(), what };
-        match store.head(&path).await {
-            Ok(found) => {
-                let is_same = listing.entry(&found).is_some_and(|found| found.is_same(entry));
-                if !is_same {
-                    return Err(changed("was changed"));
-                }
-            }
-            Err(object_store::Error::NotFound { .. }) => return Err(changed("was removed")),
-            Err(error) => {
-                return Err(SourceError::Unavailable {
-                    source_name: entry.path.clone(),
-                    cause: Box::new(error),
-                });
-            }
+    /// Sees to it that the first pending files are being decoded: the one that is read, and while
+    /// there is room for their rows in this poll those after it.
+    fn look_ahead(&mut self, rows_left: u64) {
+        let wanted = if rows_left > ROWS_AHEAD { FILES_AHEAD } else { 1 };
+        while self.ahead.len() < wanted.min(self.pending.len()) {
+            let skipped = if self.ahead.is_empty() { self.offset } else { 0 };
+            let entry = &self.pending[self.ahead.len()];
+            self.ahead.push_back(Ahead::start(&self.source, entry, skipped));
         }
-        let (place, how) = ((store, &path), (schema, options));
-        Ok(match options.format {
-            FileFormat::Parquet => OpenFile::Parquet(Box::new(
-                ParquetFile::open(place, entry, how, self.offset).await?,
-            )),
-            FileFormat::Json | FileFormat::Csv(_) => {
-                OpenFile::Text(Box::new(TextFile::open(place, entry, how, self.offset).await?))
-            }
-        })
+    }
+
+    /// The next rows of the first pending file, at most `rows_max` unless some of them are
+    /// malformed; `None` at its end.
+    async fn next(&mut self, rows_max: u64) -> Result<Option<Decoded>, SourceError> {
+        let next = match (self.rest.take(), self.ahead.front_mut()) {
+            (Some(rest), _) => Some(rest),
+            (None, Some(file)) => file.next().await?,
+            (None, None) => None,
+        };
+        let Some(next) = next else { return Ok(None) };
+        if next.records <= rows_max || next.malformed > 0 {
+            return Ok(Some(next)); // which rows are malformed is not known any more
+        }
+        let (taken, all) = (rows_max as usize, next.batch.num_rows());
+        let part = |from: usize, to: usize| Decoded {
+            batch: next.batch.slice(from, to - from),
+            records: (to - from) as u64,
+            malformed: 0,
+        };
+        self.rest = Some(part(taken, all));
+        Ok(Some(part(0, taken)))
     }
 
     fn position(&self) -> SourcePosition {
@@ -164,19 +169,13 @@ impl SourceReader for FilesReader {
                 continue;
             };
             let id = PartitionId(entry.path.clone());
-            if self.open.is_none() {
-                self.open = Some(self.open_next(&entry).await?);
-                if self.offset == 0 {
-                    poll.started.push(id.clone());
-                }
+            let left = limits.rows_max - rows;
+            self.look_ahead(left);
+            if !self.is_started {
+                self.is_started = true;
+                poll.started.push(id.clone());
             }
-            let left = (limits.rows_max - rows) as usize;
-            let decoded = match &mut self.open {
-                Some(OpenFile::Text(file)) => file.next(left).await?,
-                Some(OpenFile::Parquet(file)) => file.next(left).await?,
-                None => None,
-            };
-            if let Some(Decoded { batch, records, malformed }) = decoded {
+            if let Some(Decoded { batch, records, malformed }) = self.next(left).await? {
                 let offsets = Offset(self.offset)..Offset(self.offset + records);
                 self.offset += records;
                 rows += records;
@@ -185,7 +184,8 @@ impl SourceReader for FilesReader {
                 poll.chunks.push(Chunk { partition: id, offsets, batch, malformed, arrived_us });
             } else {
                 poll.finished.push(id);
-                self.open = None;
+                self.ahead.pop_front();
+                self.is_started = false;
                 self.offset = 0;
                 self.pending.pop_front();
                 self.cursor.next += 1;

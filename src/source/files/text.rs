@@ -88,13 +88,9 @@ impl TextFile {
         })
     }
 
-    /// The next rows, of at most `records_max` records; `None` at the end.
-    pub(super) async fn next(
-        &mut self,
-        records_max: usize,
-    ) -> Result<Option<Decoded>, SourceError> {
-        let wanted = records_max.clamp(1, BATCH_RECORDS);
-        while self.cutter.records() < wanted && !self.is_ended {
+    /// The next rows; `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Decoded>, SourceError> {
+        while self.cutter.records() < BATCH_RECORDS && !self.is_ended {
             match self.bytes.next().await {
                 Some(Ok(bytes)) => self.cutter.push(&bytes),
                 Some(Err(error)) => {
@@ -107,7 +103,7 @@ impl TextFile {
                 }
             }
         }
-        let block = self.cutter.take(wanted);
+        let block = self.cutter.take(BATCH_RECORDS);
         if block.ends.is_empty() {
             return Ok(None);
         }

@@ -13,7 +13,8 @@ pub struct Anchors {
     single: KeyTable<i64>,
     /// Keys with more than one live anchor.
     several: HashMap<u128, BTreeSet<i64>>,
-    added: Vec<(u128, i64)>,
+    /// Hash, in two halves so that an entry takes 24 bytes, and time.
+    added: Vec<(u64, u64, i64)>,
     /// Anchors at or before this are forgotten.
     forgotten_to: i64,
 }
@@ -137,8 +138,9 @@ impl Anchors {
     }
 
     /// What was accepted since the last call: hash and time of each anchor.
-    pub fn take_added(&mut self) -> Vec<(u128, i64)> {
-        std::mem::take(&mut self.added)
+    pub fn take_added(&mut self) -> impl Iterator<Item = (u128, i64)> + use<> {
+        let added = std::mem::take(&mut self.added);
+        added.into_iter().map(|(high, low, at)| (u128::from(high) << 64 | u128::from(low), at))
     }
 
     /// Keys held.
@@ -156,7 +158,7 @@ impl Anchors {
     /// Bytes that will be held after at most `more` new anchors.
     #[must_use]
     pub fn bytes_after(&self, more: usize) -> usize {
-        self.single.bytes_after(more) + self.beside() + more * size_of::<(u128, i64)>()
+        self.single.bytes_after(more) + self.beside() + more * size_of::<(u64, u64, i64)>()
     }
 
     /// Whether an anchor at `at` need not be kept.
@@ -167,11 +169,11 @@ impl Anchors {
 
     fn beside(&self) -> usize {
         const SET_BYTES: usize = 160; // one map entry and one tree node
-        self.several.len() * SET_BYTES + self.added.capacity() * size_of::<(u128, i64)>()
+        self.several.len() * SET_BYTES + self.added.capacity() * size_of::<(u64, u64, i64)>()
     }
 
     fn accept(&mut self, hash: u128, at: i64) -> Verdict {
-        self.added.push((hash, at));
+        self.added.push(((hash >> 64) as u64, hash as u64, at));
         Verdict::First
     }
 

@@ -12,7 +12,7 @@
 //!
 //! # Memory
 //!
-//! 30 to 39 bytes per key with one live anchor, which is nearly every key. When the limit is
+//! 32 to 40 bytes per key with one live anchor, which is nearly every key. When the limit is
 //! reached the pipeline stops; nothing is forgotten silently.
 //!
 //! # Not here
