@@ -12,6 +12,7 @@ use arrow::array::{Array, ArrayRef, Int64Array, StringArray, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::record_batch::RecordBatch;
 use datafusion::prelude::{SessionConfig, SessionContext};
+use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -120,6 +121,45 @@ async fn two_writers_of_one_table_lose_races_and_no_rows() {
     assert_eq!(scan(&one).await, model);
     assert_eq!(scan(&two).await, model);
     assert_eq!(one.manifests().await.unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compactions_of_another_process_at_any_moment_keep_the_key_unique() {
+    let location = memory();
+    let busy = DeltaSettings { compact_files_min: 2, checkpoint_interval: 3, ..settings() };
+    let (one, two) = (open(&location, busy).await.unwrap(), open(&location, busy).await.unwrap());
+    let (mut first, mut second) = (Run::start(&one, "p").await, Run::start(&two, "q").await);
+    let mut model = Model::new();
+    for round in 0..12 {
+        let own: Vec<(i64, i64)> = (0..9).map(|n| ((round * 5 + n) % 23, round)).collect();
+        first.epoch(&own).await;
+        model.extend(own);
+        if round % 3 == 0 {
+            second.epoch(&[(round, -1), (round + 100, -1)]).await;
+            model.extend([(round, -1), (round + 100, -1)]);
+        }
+        one.refresh().await.unwrap();
+        assert_eq!(scan(&one).await, model);
+    }
+    assert!(one.view().files.iter().count() < 6, "nothing was compacted");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_by_another_engine_is_noticed_by_who_runs_and_by_who_opens() {
+    let location = memory();
+    let table = open(&location, settings()).await.unwrap();
+    let mut run = Run::start(&table, "p").await;
+    run.epoch(&[(1, 1)]).await;
+    let version = table.version() + 1;
+    let path = location.path(&format!("_delta_log/{version:020}.json"));
+    let restore = r#"{"commitInfo":{"timestamp":4102444800000,"inCommitTimestamp":4102444800000,"operation":"RESTORE","txnId":"x"}}"#;
+    location.store.put(&path, restore.into()).await.unwrap();
+    let running = run.try_epoch(&[(2, 2)]).await.unwrap_err().to_string();
+    assert!(running.contains("it restored an older version"), "{running}");
+    let again = open(&location, settings()).await.unwrap();
+    let opening = again.open(&run.pipeline).await.unwrap_err().to_string();
+    assert!(opening.contains("pipeline p remembers a newer one"), "{opening}");
+    assert!(again.open(&PipelineId::try_new("new").unwrap()).await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
