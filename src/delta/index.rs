@@ -32,6 +32,15 @@ impl KeyIndex {
         self.shards[hash as usize % SHARDS].insert(hash, place)
     }
 
+    /// Makes room for `rows` upserts, if most of them can only be new.
+    pub(super) fn reserve(&mut self, rows: usize) {
+        if rows > self.len() {
+            for shard in &mut self.shards {
+                shard.reserve(rows / SHARDS * 17 / 16);
+            }
+        }
+    }
+
     pub(super) fn touch(&self, hash: u128) -> u64 {
         self.shards[hash as usize % SHARDS].touch(hash)
     }

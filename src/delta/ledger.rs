@@ -170,7 +170,9 @@ impl DeltaTable {
         };
         let first = writer.files.next_ordinal();
         let mut marks: BTreeMap<u32, RoaringTreemap> = BTreeMap::new();
-        let mut undo: Undo = Vec::with_capacity(files.iter().map(|f| f.hashes.len()).sum());
+        let rows = files.iter().map(|file| file.hashes.len()).sum();
+        index.reserve(rows);
+        let mut undo: Undo = Vec::with_capacity(rows);
         let mut written = Written::default();
         for (number, file) in files.iter().enumerate() {
             let ordinal = first + number as u32;

@@ -2,7 +2,7 @@
 
 use super::DeltaError;
 use super::files::LiveFile;
-use crate::key::KeyHasher;
+use crate::key::{Entry, KeyHasher, KeyTable};
 use crate::store::{Location, ParquetObject};
 use crate::types::POSITION_COLUMN;
 use arrow::array::cast::AsArray;
@@ -25,6 +25,8 @@ use uuid::Uuid;
 
 /// Rows of one data file at most.
 pub(super) const FILE_ROWS_MAX: usize = 1_000_000;
+/// Tasks that look for the last row of each key.
+const THREADS_MAX: usize = 8;
 /// Rows worth a file, and a core, of their own.
 const FILE_ROWS_MIN: usize = 250_000;
 
@@ -72,7 +74,7 @@ impl RowShape {
         for task in tasks {
             keyed.extend(join(task).await?);
         }
-        let kept = last_of_each_key(keyed)?;
+        let kept = last_of_each_key(keyed).await?;
         let total: usize = kept.iter().map(|keyed| keyed.rows.num_rows()).sum();
         if total == 0 {
             return Ok(Vec::new());
@@ -142,26 +144,22 @@ impl RowShape {
 }
 
 /// Of rows with the same key the one with the highest position stays.
-fn last_of_each_key(mut keyed: Vec<Keyed>) -> Result<Vec<Keyed>, DeltaError> {
-    use crate::key::{Entry, KeyTable};
-    let mut last: KeyTable<(u32, u32)> = KeyTable::new();
-    let mut losers: Vec<Vec<u32>> = vec![Vec::new(); keyed.len()];
-    for (part, own) in keyed.iter().enumerate() {
-        for (row, hash) in own.hashes.iter().enumerate() {
-            let here = (part as u32, row as u32);
-            if let Entry::Found(best) = last.find_or_insert(*hash, here) {
-                let there = *best;
-                let other = keyed[there.0 as usize].positions[there.1 as usize];
-                let loser = if own.positions[row] >= other {
-                    *best = here;
-                    there
-                } else {
-                    here
-                };
-                losers[loser.0 as usize].push(loser.1);
-            }
+async fn last_of_each_key(keyed: Vec<Keyed>) -> Result<Vec<Keyed>, DeltaError> {
+    let threads = keyed.len().clamp(1, THREADS_MAX);
+    let shared = Arc::new(keyed);
+    let mut tasks = Vec::with_capacity(threads);
+    for thread in 0..threads {
+        let keyed = Arc::clone(&shared);
+        tasks.push(SpawnedTask::spawn_blocking(move || Ok(losers(&keyed, thread, threads))));
+    }
+    let mut losers: Vec<Vec<u32>> = vec![Vec::new(); shared.len()];
+    for task in tasks {
+        for (part, row) in join(task).await? {
+            losers[part as usize].push(row);
         }
     }
+    let unshared = |_| DeltaError::Damaged { reason: "rows are still in use".to_owned() };
+    let mut keyed = Arc::try_unwrap(shared).map_err(unshared)?;
     for (own, losers) in keyed.iter_mut().zip(losers).filter(|(_, losers)| !losers.is_empty()) {
         let mut keep = vec![true; own.hashes.len()];
         for row in losers {
@@ -173,6 +171,33 @@ fn last_of_each_key(mut keyed: Vec<Keyed>) -> Result<Vec<Keyed>, DeltaError> {
         own.rows = filter_record_batch(&own.rows, &BooleanArray::from(keep))?;
     }
     Ok(keyed)
+}
+
+/// The rows that lose against another of their key, among the keys of one thread.
+fn losers(keyed: &[Keyed], thread: usize, threads: usize) -> Vec<(u32, u32)> {
+    let total: usize = keyed.iter().map(|own| own.hashes.len()).sum();
+    let mut last: KeyTable<(u32, u32)> = KeyTable::new();
+    last.reserve(total / threads + total / 16);
+    let mut losers = Vec::new();
+    for (part, own) in keyed.iter().enumerate() {
+        for (row, hash) in own.hashes.iter().enumerate() {
+            if *hash as usize % threads != thread {
+                continue;
+            }
+            let here = (part as u32, row as u32);
+            if let Entry::Found(best) = last.find_or_insert(*hash, here) {
+                let there = *best;
+                let other = keyed[there.0 as usize].positions[there.1 as usize];
+                if own.positions[row] >= other {
+                    *best = here;
+                    losers.push(there);
+                } else {
+                    losers.push(here);
+                }
+            }
+        }
+    }
+    losers
 }
 
 /// Rows for as many files as are worth writing.

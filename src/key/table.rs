@@ -89,6 +89,14 @@ impl<V: Copy + Default> KeyTable<V> {
         (needed.max(grown(self.homes)) + SLACK) * size_of::<Slot<V>>()
     }
 
+    /// Makes room for `more` new entries, so that none of them makes the table grow.
+    pub fn reserve(&mut self, more: usize) {
+        let needed = homes_for(self.used + more);
+        if needed > self.homes {
+            self.rebuild(needed);
+        }
+    }
+
     /// The value of `hash`.
     #[must_use]
     pub fn get(&self, hash: u128) -> Option<&V> {
