@@ -56,6 +56,7 @@ struct State {
     is_once: bool,
     late: Mutex<Option<Late>>,
     puts: Mutex<Vec<(String, Vec<u8>)>>,
+    hit: Mutex<Option<String>>,
 }
 
 #[derive(Debug)]
@@ -93,9 +94,16 @@ impl FaultyStore {
         self.state.puts.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The path of the first write that went wrong, if a write did.
+    #[must_use]
+    pub fn hit(&self) -> Option<String> {
+        self.state.hit.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn new(inner: Arc<dyn ObjectStore>, at: u64, fault: Fault, is_once: bool) -> Self {
-        let (calls, late, puts) = (AtomicU64::new(0), Mutex::default(), Mutex::default());
-        Self { inner, state: Arc::new(State { calls, at, fault, is_once, late, puts }) }
+        let (late, puts, hit) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let calls = AtomicU64::new(0);
+        Self { inner, state: Arc::new(State { calls, at, fault, is_once, late, puts, hit }) }
     }
 
     /// Counts a call; says what goes wrong with it.
@@ -151,7 +159,12 @@ impl ObjectStore for FaultyStore {
             let mut puts = self.state.puts.lock().unwrap_or_else(PoisonError::into_inner);
             puts.push((path.to_string(), bytes));
         }
-        match self.begin().await {
+        let fault = self.begin().await;
+        if fault.is_some() {
+            let mut hit = self.state.hit.lock().unwrap_or_else(PoisonError::into_inner);
+            hit.get_or_insert_with(|| path.to_string());
+        }
+        match fault {
             None => self.inner.put_opts(path, payload, options).await,
             Some(Fault::Lost) => Err(timeout()),
             Some(Fault::AppliedLate) => {
