@@ -87,22 +87,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 /// Answers how many were duplicates.
 fn judge_ours(memory: &DedupMemory, hashes: &[u128]) -> Result<usize, onefold::state::StateError> {
-    let room = hashes.len() / DEDUP_SHARDS * 9 / 8;
-    let mut shards: Vec<Vec<DedupRow>> =
-        (0..DEDUP_SHARDS).map(|_| Vec::with_capacity(room)).collect();
+    let mut rows = memory.rows();
     for (row, hash) in hashes.iter().enumerate() {
-        let row = row as u64;
-        shards[DedupMemory::shard_of(*hash)].push(DedupRow {
-            hash: *hash,
-            at: 1,
-            position: row,
-            row,
-        });
+        rows.push(DedupRow::new(*hash, 1, row as u64, row as u64));
     }
     let mut found = 0;
-    for (shard, rows) in shards.iter_mut().enumerate() {
-        memory.judge(shard, rows, |_| found += 1)?;
+    for shard in 0..DEDUP_SHARDS {
+        memory.judge(shard, &[rows.shard(shard)], |_| found += 1)?;
     }
+    memory.take_back(rows);
     Ok(found)
 }
 

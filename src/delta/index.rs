@@ -6,15 +6,42 @@ use crate::key::{Entry, KeyHasher, KeyTable};
 use crate::store::Location;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::runtime::SpawnedTask;
+use roaring::RoaringTreemap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const SHARDS: usize = 64;
+/// Fewer rows are not worth a thread of their own.
+const ROWS_MIN: usize = 50_000;
+/// Rows whose searches overlap their cache misses.
+const BLOCK_ROWS: usize = 32;
 
 /// A file by its ordinal, and a row of it.
 pub(super) type Place = (u32, u32);
 
-/// What an upsert replaced, newest last.
+/// What an upsert replaced, by key; of one key the newest last.
 pub(super) type Undo = Vec<(u128, Option<Place>)>;
+
+/// What the rows of new files did to the index.
+#[derive(Debug, Default)]
+pub(super) struct Upserted {
+    /// The rows they replace, by file.
+    pub(super) marks: BTreeMap<u32, RoaringTreemap>,
+    pub(super) rows_inserted: u64,
+    pub(super) rows_updated: u64,
+    pub(super) undo: Undo,
+}
+
+impl Upserted {
+    fn add(&mut self, other: Self) {
+        for (file, rows) in other.marks {
+            *self.marks.entry(file).or_default() |= rows;
+        }
+        self.rows_inserted += other.rows_inserted;
+        self.rows_updated += other.rows_updated;
+        self.undo.extend(other.undo);
+    }
+}
 
 /// Key hash to place. Built from the table when it is first written, kept right by each commit.
 #[derive(Debug)]
@@ -32,17 +59,46 @@ impl KeyIndex {
         self.shards[hash as usize % SHARDS].insert(hash, place)
     }
 
+    /// Sets the places of the keys of new files, given by their hashes in the order of their rows;
+    /// the first file has the ordinal `first`. Each of `threads` takes the keys of its own shards.
+    pub(super) fn upsert_files(
+        &mut self,
+        files: &[&[u128]],
+        first: u32,
+        threads: usize,
+    ) -> Upserted {
+        let rows = files.iter().map(|hashes| hashes.len()).sum();
+        self.reserve(rows);
+        let threads = if rows < ROWS_MIN { 1 } else { threads.clamp(1, SHARDS) };
+        let share = SHARDS.div_ceil(threads);
+        if threads == 1 {
+            return upsert_own(&mut self.shards, 0, files, first, rows);
+        }
+        std::thread::scope(|scope| {
+            let mut tasks = Vec::with_capacity(threads);
+            for (number, shards) in self.shards.chunks_mut(share).enumerate() {
+                let room = rows / threads * 17 / 16;
+                let own = move || upsert_own(shards, number * share, files, first, room);
+                tasks.push(scope.spawn(own));
+            }
+            let mut all = Upserted::default();
+            for task in tasks {
+                match task.join() {
+                    Ok(own) => all.add(own),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+            all
+        })
+    }
+
     /// Makes room for `rows` upserts, if most of them can only be new.
-    pub(super) fn reserve(&mut self, rows: usize) {
+    fn reserve(&mut self, rows: usize) {
         if rows > self.len() {
             for shard in &mut self.shards {
                 shard.reserve(rows / SHARDS * 17 / 16);
             }
         }
-    }
-
-    pub(super) fn touch(&self, hash: u128) -> u64 {
-        self.shards[hash as usize % SHARDS].touch(hash)
     }
 
     /// Takes back what [`Self::upsert`] did.
@@ -108,5 +164,77 @@ impl KeyIndex {
                 }
             }
         }
+    }
+}
+
+/// The upserts that belong to `shards`, which begin at shard `from`.
+fn upsert_own(
+    shards: &mut [KeyTable<Place>],
+    from: usize,
+    files: &[&[u128]],
+    first: u32,
+    room: usize,
+) -> Upserted {
+    let mut done = Upserted { undo: Vec::with_capacity(room), ..Upserted::default() };
+    let shard_of = |hash: u128| (hash as usize % SHARDS).wrapping_sub(from);
+    let mut touched = 0;
+    for (hashes, ordinal) in files.iter().zip(first..) {
+        for (block, number) in hashes.chunks(BLOCK_ROWS).zip(0_u32..) {
+            for hash in block {
+                touched ^= shards.get(shard_of(*hash)).map_or(0, |shard| shard.touch(*hash));
+            }
+            for (hash, row) in block.iter().zip(number * BLOCK_ROWS as u32..) {
+                let Some(shard) = shards.get_mut(shard_of(*hash)) else { continue };
+                let replaced = shard.insert(*hash, (ordinal, row));
+                match replaced {
+                    Some((file, row)) => {
+                        done.marks.entry(file).or_default().insert(u64::from(row));
+                        done.rows_updated += 1;
+                    }
+                    None => done.rows_inserted += 1,
+                }
+                done.undo.push((*hash, replaced));
+            }
+        }
+    }
+    std::hint::black_box(touched);
+    done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_number_of_threads_leaves_the_same_index_and_takes_it_back() {
+        let hashes: Vec<u128> = (0..ROWS_MIN as u128 + 7).map(spread).collect();
+        let (old, new) = hashes.split_at(20_000);
+        let again = [&new[10..], &old[..5_000]].concat();
+        let mut one = KeyIndex::new();
+        one.upsert_files(&[old, new], 0, 1);
+        let before = places(&one, &hashes);
+        assert_eq!(before[20_003], Some((1, 3)));
+        let expected = one.upsert_files(&[&again, &hashes[5_000..5_500]], 2, 1);
+        for threads in [2, 3, 64, 100] {
+            let mut many = KeyIndex::new();
+            many.upsert_files(&[old, new], 0, threads);
+            assert_eq!(places(&many, &hashes), before);
+            let done = many.upsert_files(&[&again, &hashes[5_000..5_500], &[]], 2, threads);
+            assert_eq!(places(&many, &hashes), places(&one, &hashes));
+            assert_eq!(done.marks, expected.marks);
+            assert_eq!(done.rows_updated, again.len() as u64 + 500);
+            assert_eq!((done.rows_inserted, many.len()), (0, hashes.len()));
+            many.undo(done.undo);
+            assert_eq!(places(&many, &hashes), before);
+        }
+    }
+
+    fn spread(key: u128) -> u128 {
+        key.wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835)
+    }
+
+    fn places(index: &KeyIndex, hashes: &[u128]) -> Vec<Option<Place>> {
+        let place = |hash: &u128| index.shards[*hash as usize % SHARDS].get(*hash).copied();
+        hashes.iter().map(place).collect()
     }
 }

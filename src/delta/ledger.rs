@@ -10,16 +10,17 @@
 //!   E      txn(P) is another                       error: Gap
 //! ```
 
-use super::index::Undo;
+use super::index::Upserted;
 use super::log::{Answer, Change};
 use super::table::{DeltaTable, STALE, Writer};
-use super::writer::StagedFile;
+use super::writer::{StagedFile, join, threads};
 use super::{DeltaError, vectors};
 use crate::commit::{
     CommitError, EpochRows, Ledger, ManifestRef, Opened, Outcome, Proposal, Staged,
 };
 use crate::types::{Epoch, Incarnation, PipelineId};
 use async_trait::async_trait;
+use datafusion::common::runtime::SpawnedTask;
 use object_store::{ObjectStore, ObjectStoreExt};
 use roaring::RoaringTreemap;
 use std::collections::BTreeMap;
@@ -169,30 +170,14 @@ impl DeltaTable {
             return Err(DeltaError::Damaged { reason: "no key index".to_owned() });
         };
         let first = writer.files.next_ordinal();
-        let mut marks: BTreeMap<u32, RoaringTreemap> = BTreeMap::new();
-        let rows = files.iter().map(|file| file.hashes.len()).sum();
-        index.reserve(rows);
-        let mut undo: Undo = Vec::with_capacity(rows);
-        let mut written = Written::default();
-        for (number, file) in files.iter().enumerate() {
-            let ordinal = first + number as u32;
-            let mut touched = 0;
-            for (row, hash) in file.hashes.iter().enumerate() {
-                if let Some(ahead) = file.hashes.get(row + 8) {
-                    touched ^= index.touch(*ahead);
-                }
-                let replaced = index.upsert(*hash, (ordinal, row as u32));
-                match replaced {
-                    Some((file, row)) => {
-                        marks.entry(file).or_default().insert(u64::from(row));
-                        written.rows_updated += 1;
-                    }
-                    None => written.rows_inserted += 1,
-                }
-                undo.push((*hash, replaced));
-            }
-            std::hint::black_box(touched);
-        }
+        let staged = files.to_vec();
+        let probe = SpawnedTask::spawn_blocking(move || {
+            let hashes: Vec<&[u128]> = staged.iter().map(|file| file.hashes.as_slice()).collect();
+            let upserted = index.upsert_files(&hashes, first, threads());
+            Ok((index, upserted))
+        });
+        let (mut index, Upserted { marks, undo, rows_inserted, rows_updated }) =
+            join(probe).await?;
         change.adds = files.to_vec();
         let vectors = self.mask(writer, marks, &mut change).await?;
         writer.is_unknown = true; // until the answer is known; a dropped future leaves it so
@@ -205,8 +190,8 @@ impl DeltaTable {
         };
         self.settle(writer, snapshot, actions, &vectors).await?;
         writer.index = Some(index);
-        written.version = writer.snapshot.version();
-        Ok(Some(written))
+        let version = writer.snapshot.version();
+        Ok(Some(Written { version, rows_inserted, rows_updated }))
     }
 
     /// Writes the vectors of the marked rows; a file without a live row is removed instead.

@@ -5,7 +5,7 @@ use super::actions::{Actions, Add, Descriptor};
 use super::committer::OnceCommitter;
 use super::files::LiveFile;
 use super::schema::PRIMARY_KEY;
-use super::writer::{StagedFile, join};
+use super::writer::{StagedFile, join, threads};
 use crate::commit::CommitError;
 use crate::store::Location;
 use crate::types::Clock;
@@ -21,6 +21,7 @@ use datafusion::common::runtime::SpawnedTask;
 use delta_kernel::actions::deletion_vector::{DeletionVectorDescriptor, DeletionVectorStorageType};
 use delta_kernel::engine::arrow_conversion::TryIntoArrow;
 use delta_kernel::engine::arrow_data::{ArrowEngineData, EngineDataArrowExt};
+use delta_kernel::expressions::ColumnName;
 use delta_kernel::schema::StructType;
 use delta_kernel::snapshot::{Snapshot, SnapshotRef};
 use delta_kernel::transaction::create_table::create_table;
@@ -277,9 +278,9 @@ fn send(
     let mut transaction = builder.build(kernel.as_ref(), Box::new(committer.clone()))?;
     if !change.adds.is_empty() {
         let context = transaction.write_state()?.write_context_builder().build()?;
-        for add in &change.adds {
-            let schema = context.physical_data_schema();
-            let stats = collect_stats(&add.rows, context.stats_columns(), schema)?;
+        let columns = (context.stats_columns(), context.physical_data_schema().as_ref());
+        for (add, stats) in change.adds.iter().zip(statistics(&change.adds, columns)) {
+            let stats = stats?;
             let url = snapshot.table_root().join(&add.path).map_err(KernelError::generic_err)?;
             let meta = FileMeta::new(url, add.modified_ms, add.size_bytes);
             let metadata = DataFileMetadata::new(meta, stats);
@@ -305,6 +306,29 @@ fn send(
         }
         CommitResult::Conflicted(_) => None,
         CommitResult::Retryable(failed) => return Err(failed.error.into()),
+    })
+}
+
+/// The statistics of each file; large files are looked through side by side.
+fn statistics(
+    files: &[Arc<StagedFile>],
+    (columns, schema): (&[ColumnName], &StructType),
+) -> Vec<Result<StructArray, KernelError>> {
+    let of = |file: &StagedFile| collect_stats(&file.rows, columns, schema);
+    let share = files.len().div_ceil(threads()).max(1);
+    if files.len() < 2 || threads() < 2 {
+        return files.iter().map(|file| of(file)).collect();
+    }
+    std::thread::scope(|scope| {
+        let mut tasks = Vec::with_capacity(files.len());
+        for files in files.chunks(share) {
+            tasks.push(scope.spawn(|| files.iter().map(|file| of(file)).collect::<Vec<_>>()));
+        }
+        let joined = tasks.into_iter().flat_map(|task| match task.join() {
+            Ok(own) => own,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        joined.collect()
     })
 }
 

@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 /// Rows of one data file at most.
 pub(super) const FILE_ROWS_MAX: usize = 1_000_000;
-/// Tasks that look for the last row of each key.
+/// Threads at most that one commit computes with.
 const THREADS_MAX: usize = 8;
 /// Rows worth a file, and a core, of their own.
 const FILE_ROWS_MIN: usize = 250_000;
@@ -317,6 +317,11 @@ pub(super) fn key_columns(
         })
     };
     primary_key.iter().map(column).collect()
+}
+
+/// Threads that are worth having, for work that only computes.
+pub(super) fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX)
 }
 
 /// Waits for a task; a panic in it goes on.

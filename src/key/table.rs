@@ -34,8 +34,10 @@ struct Slot<V> {
     value: V,
 }
 
-/// Slots behind the last home, for entries pushed right; when they are full the table grows.
+/// Slots behind the last home, for entries pushed right; more are added if they are full.
 const SLACK: usize = 64;
+/// Slots that are moved together when the table grows.
+const GROUP_SLOTS: usize = 256;
 const HOMES_MIN: usize = 16;
 
 /// What a search or insertion found.
@@ -93,7 +95,7 @@ impl<V: Copy + Default> KeyTable<V> {
     pub fn reserve(&mut self, more: usize) {
         let needed = homes_for(self.used + more);
         if needed > self.homes {
-            self.rebuild(needed);
+            self.grow(needed);
         }
     }
 
@@ -105,12 +107,15 @@ impl<V: Copy + Default> KeyTable<V> {
         self.slots.get(index).filter(|slot| slot.key() == key).map(|slot| &slot.value)
     }
 
-    /// Reads the slot where a search for `hash` begins, so that it is in the cache soon; calling
-    /// this for a few hashes before searching them lets their cache misses overlap.
+    /// Reads the slots where a search for `hash` begins, so that they are in the cache; calling this
+    /// for some hashes, one right after the other, before searching them lets their cache misses
+    /// overlap.
     #[must_use]
     #[inline]
     pub fn touch(&self, hash: u128) -> u64 {
-        self.slots.get(self.home(split(hash).0)).map_or(0, |slot| slot.high)
+        let home = self.home(split(hash).0);
+        let high = |index: usize| self.slots.get(index).map_or(0, |slot| slot.high);
+        high(home) ^ high(home + 4)
     }
 
     /// Finds `hash`, or adds it with `value`. Costs one search; adding moves about ten neighbours.
@@ -122,13 +127,10 @@ impl<V: Copy + Default> KeyTable<V> {
             return Entry::Found(&mut self.slots[index].value);
         }
         if (self.used + 1) * 4 > self.homes * 3 {
-            self.rebuild(grown(self.homes));
+            self.grow(grown(self.homes));
             index = self.search(key);
         }
-        while !self.insert_at(index, Slot { high: key.0, low: key.1, value }) {
-            self.rebuild(grown(self.homes));
-            index = self.search(key);
-        }
+        self.insert_at(index, Slot { high: key.0, low: key.1, value });
         self.used += 1;
         Entry::Added
     }
@@ -182,7 +184,7 @@ impl<V: Copy + Default> KeyTable<V> {
         if used == 0 {
             *self = Self::new();
         } else if homes_for(used) * 2 < self.homes {
-            self.rebuild(homes_for(used));
+            self.shrink(homes_for(used));
         }
     }
 
@@ -209,43 +211,68 @@ impl<V: Copy + Default> KeyTable<V> {
         index
     }
 
-    /// Puts `slot` at `index` and its right neighbours one further, up to the next free slot.
-    /// Answers false, and changes nothing, if there is none.
+    /// Puts `slot` at `index`, and each of its right neighbours one further, up to a free slot.
     #[inline]
-    fn insert_at(&mut self, index: usize, slot: Slot<V>) -> bool {
-        let Some(free) = self.slots.get(index..).and_then(|rest| {
-            rest.iter().position(|slot| !slot.is_used()).map(|distance| index + distance)
-        }) else {
-            return false;
-        };
-        self.slots.copy_within(index..free, index + 1);
-        self.slots[index] = slot;
-        true
-    }
-
-    /// Moves all entries to a table with at least `homes` homes, in one sequential pass.
-    fn rebuild(&mut self, homes: usize) {
-        let mut larger = Self { slots: Vec::new(), homes, used: self.used };
-        loop {
-            larger.slots.clear();
-            larger.slots.resize(larger.homes + SLACK, Slot::default());
-            if larger.copy_from(self) {
-                *self = larger;
+    fn insert_at(&mut self, index: usize, slot: Slot<V>) {
+        let mut carried = slot;
+        for place in &mut self.slots[index..] {
+            std::mem::swap(place, &mut carried);
+            if !carried.is_used() {
                 return;
             }
-            larger.homes = grown(larger.homes);
+        }
+        self.slots.push(carried);
+    }
+
+    /// Spreads the entries over more homes, in place and from right to left.
+    ///
+    /// Entries are moved in groups that begin behind a free slot. There the first entry is at its
+    /// home, and will be: what stood at least two slots before it moves right by less.
+    fn grow(&mut self, homes: usize) {
+        let mut group: Vec<Slot<V>> = Vec::with_capacity(GROUP_SLOTS * 2);
+        let mut end = self.slots.len();
+        self.slots.reserve_exact((homes + SLACK).saturating_sub(end));
+        self.slots.resize(end.max(homes + SLACK), Slot::default());
+        self.homes = homes;
+        while end > 0 {
+            let mut start = end.saturating_sub(GROUP_SLOTS);
+            while start > 0 && self.slots[start - 1].is_used() {
+                start -= 1;
+            }
+            group.resize(group.len().max(end - start), Slot::default());
+            let mut length = 0;
+            for slot in &self.slots[start..end] {
+                group[length] = *slot; // without a branch: which slots are free cannot be foretold
+                length += usize::from(slot.is_used());
+            }
+            self.slots[start..end].fill(Slot::default());
+            let mut free = start;
+            for slot in &group[..length] {
+                let target = self.home(slot.high).max(free);
+                free = target + 1;
+                match self.slots.get_mut(target) {
+                    Some(place) => *place = *slot,
+                    None => self.slots.push(*slot),
+                }
+            }
+            end = start;
         }
     }
 
-    fn copy_from(&mut self, other: &Self) -> bool {
+    /// Takes the entries nearer to each other, in place, on fewer homes.
+    fn shrink(&mut self, homes: usize) {
+        self.homes = homes;
         let mut free = 0;
-        for slot in other.slots.iter().filter(|slot| slot.is_used()) {
-            let target = self.home(slot.high).max(free);
-            let Some(place) = self.slots.get_mut(target) else { return false };
-            *place = *slot;
-            free = target + 1;
+        for index in 0..self.slots.len() {
+            let slot = std::mem::take(&mut self.slots[index]);
+            if slot.is_used() {
+                let target = self.home(slot.high).max(free);
+                self.slots[target] = slot;
+                free = target + 1;
+            }
         }
-        true
+        self.slots.truncate(free.max(homes + SLACK));
+        self.slots.shrink_to_fit();
     }
 }
 

@@ -134,7 +134,7 @@ impl SourceClock {
         }
         let watermarks = self.watermarks(chunk)?;
         let first = Position::new(ordinal, first_row).0;
-        let positions: UInt64Array = (first..first + rows).collect();
+        let positions = UInt64Array::from_iter_values(first..first + rows);
         let mut columns = chunk.batch.columns().to_vec();
         columns.push(Arc::new(positions));
         columns.push(Arc::new(watermarks));

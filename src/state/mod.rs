@@ -13,6 +13,6 @@ mod dedup;
 mod error;
 mod memory;
 
-pub use dedup::{Anchors, DEDUP_SHARDS, DedupMemory, DedupRow, Verdict};
+pub use dedup::{Anchors, DEDUP_SHARDS, DedupMemory, DedupRow, DedupRows, Verdict};
 pub use error::StateError;
 pub use memory::{EncodedState, EpochChanges, Judged, OperatorMemory};

@@ -3,7 +3,7 @@
 use super::facts::{Facts, facts};
 use super::{DedupError, DedupExpressions};
 use crate::key::KeyHasher;
-use crate::state::{DEDUP_SHARDS, DedupMemory, DedupRow, Judged};
+use crate::state::{DEDUP_SHARDS, DedupMemory, DedupRow, DedupRows, Judged};
 use crate::types::{DedupOptions, LatePolicy, Position, format_duration_us};
 use arrow::array::{Array, BooleanArray};
 use arrow::compute::filter_record_batch;
@@ -12,7 +12,6 @@ use datafusion::common::Result;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::DataFusionError;
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{CardinalityEffect, EmissionType};
@@ -184,9 +183,7 @@ impl ExecutionPlan for DedupEpochExec {
 /// One input partition, read to its end, with its rows by shard.
 struct Held {
     batches: Vec<(RecordBatch, Facts)>,
-    shards: Vec<Vec<DedupRow>>,
-    /// Accounts the rows in `shards`.
-    reservation: MemoryReservation,
+    rows: DedupRows,
 }
 
 const ROW_BITS: u32 = 40;
@@ -202,21 +199,21 @@ impl EpochJudge {
         let mut reads = Vec::with_capacity(partitions);
         for partition in 0..partitions {
             let rows = input.execute(partition, Arc::clone(&context))?;
-            let reservation = MemoryConsumer::new("DedupEpochExec").register(context.memory_pool());
-            reads.push(SpawnedTask::spawn(Arc::clone(&self).read(partition, rows, reservation)));
+            reads.push(SpawnedTask::spawn(Arc::clone(&self).read(partition, rows)));
         }
-        let mut held = Vec::with_capacity(partitions);
+        let (mut held, mut rows) = (Vec::with_capacity(partitions), Vec::new());
         for read in reads {
-            held.push(join(read).await?);
+            let read = join(read).await?;
+            held.push(read.batches);
+            rows.push(read.rows);
         }
-        let dropped = Arc::clone(&self)
-            .judge(&mut held, context.session_config().target_partitions())
-            .await?;
+        let threads = context.session_config().target_partitions();
+        let dropped = Arc::clone(&self).judge(rows, threads).await?;
         let count = |name| MetricBuilder::new(&metrics).counter(name, 0);
         let (rows_in, rows_duplicate) = (count("rows_in"), count("rows_duplicate"));
         let mut writes = Vec::with_capacity(partitions);
         for (held, dropped) in held.into_iter().zip(dropped) {
-            rows_in.add(held.batches.iter().map(|(batch, _)| batch.num_rows()).sum());
+            rows_in.add(held.iter().map(|(batch, _)| batch.num_rows()).sum());
             rows_duplicate.add(dropped.len());
             let judge = Arc::clone(&self);
             writes.push(SpawnedTask::spawn_blocking(move || judge.filter(held, &dropped)));
@@ -231,16 +228,15 @@ impl EpochJudge {
     async fn read(
         self: Arc<Self>,
         partition: usize,
-        mut rows: SendableRecordBatchStream,
-        reservation: MemoryReservation,
+        mut input: SendableRecordBatchStream,
     ) -> Result<Held> {
-        let mut shards: Vec<Vec<DedupRow>> = vec![Vec::new(); DEDUP_SHARDS];
+        let mut rows = self.memory.rows();
         let mut batches = Vec::new();
         let mut first = (partition as u64) << ROW_BITS;
         let mut late: BTreeMap<u64, Judged> = BTreeMap::new();
-        while let Some(batch) = rows.next().await.transpose()? {
+        while let Some(batch) = input.next().await.transpose()? {
             let facts = facts(&batch, &self.expressions, self.options, &self.hasher)?;
-            reservation.try_grow(batch.num_rows() * size_of::<DedupRow>())?;
+            rows.reserve(batch.num_rows())?;
             let positions = facts.positions.clone().unwrap_or_default();
             if let Some(oldest) = facts.late.iter().min() {
                 let ordinal = Position(positions[0]).partition();
@@ -261,51 +257,39 @@ impl EpochJudge {
                     continue;
                 }
                 let at = facts.times.value(row);
-                let row = first + row as u64;
-                shards[DedupMemory::shard_of(*hash)].push(DedupRow {
-                    hash: *hash,
-                    at,
-                    position,
-                    row,
-                });
+                rows.push(DedupRow::new(*hash, at, position, first + row as u64));
             }
             first += batch.num_rows() as u64;
             batches.push((batch, facts));
         }
         self.memory.record(late);
-        Ok(Held { batches, shards, reservation })
+        Ok(Held { batches, rows })
     }
 
     /// The rows to drop of each partition, ascending.
-    async fn judge(self: Arc<Self>, held: &mut [Held], threads: usize) -> Result<Vec<Vec<u64>>> {
+    async fn judge(self: Arc<Self>, rows: Vec<DedupRows>, threads: usize) -> Result<Vec<Vec<u64>>> {
         let threads = threads.clamp(1, DEDUP_SHARDS);
-        let mut work: Vec<Vec<(usize, Vec<DedupRow>)>> = vec![Vec::new(); threads];
-        for shard in 0..DEDUP_SHARDS {
-            let mut rows = Vec::new();
-            for held in held.iter_mut() {
-                let own = std::mem::take(&mut held.shards[shard]);
-                if rows.is_empty() { rows = own } else { rows.extend(own) }
-            }
-            if !rows.is_empty() {
-                work[shard % threads].push((shard, rows));
-            }
-        }
+        let mut dropped: Vec<Vec<u64>> = vec![Vec::new(); rows.len()];
+        let rows = Arc::new(rows);
         let mut tasks = Vec::with_capacity(threads);
-        for work in work {
-            let judge = Arc::clone(&self);
+        for thread in 0..threads {
+            let (judge, rows) = (Arc::clone(&self), Arc::clone(&rows));
             tasks.push(SpawnedTask::spawn_blocking(move || {
                 let mut dropped = Vec::new();
-                for (shard, mut rows) in work {
-                    judge.memory.judge(shard, &mut rows, |row| dropped.push(row.row))?;
+                for shard in (thread..DEDUP_SHARDS).step_by(threads) {
+                    let parts: Vec<_> = rows.iter().map(|rows| rows.shard(shard)).collect();
+                    judge.memory.judge(shard, &parts, |row| dropped.push(row.row))?;
                 }
                 Ok(dropped)
             }));
         }
-        let mut dropped: Vec<Vec<u64>> = vec![Vec::new(); held.len()];
         for task in tasks {
             for row in join(task).await? {
                 dropped[(row >> ROW_BITS) as usize].push(row & ((1 << ROW_BITS) - 1));
             }
+        }
+        for rows in Arc::into_inner(rows).into_iter().flatten() {
+            self.memory.take_back(rows);
         }
         for rows in &mut dropped {
             rows.sort_unstable();
@@ -313,11 +297,11 @@ impl EpochJudge {
         Ok(dropped)
     }
 
-    fn filter(&self, held: Held, dropped: &[u64]) -> Result<Vec<RecordBatch>> {
+    fn filter(&self, held: Vec<(RecordBatch, Facts)>, dropped: &[u64]) -> Result<Vec<RecordBatch>> {
         let drops_late = self.options.late == LatePolicy::Drop;
         let (mut first, mut next) = (0, 0);
-        let mut kept = Vec::with_capacity(held.batches.len());
-        for (batch, facts) in held.batches {
+        let mut kept = Vec::with_capacity(held.len());
+        for (batch, facts) in held {
             let end = first + batch.num_rows() as u64;
             let own = next + dropped[next..].partition_point(|row| *row < end);
             let hides_late = drops_late && facts.times.null_count() > 0;
@@ -335,7 +319,6 @@ impl EpochJudge {
             }
             (first, next) = (end, own);
         }
-        held.reservation.free();
         Ok(kept)
     }
 }

@@ -137,10 +137,17 @@ impl Anchors {
         });
     }
 
-    /// What was accepted since the last call: hash and time of each anchor.
-    pub fn take_added(&mut self) -> impl Iterator<Item = (u128, i64)> + use<> {
-        let added = std::mem::take(&mut self.added);
-        added.into_iter().map(|(high, low, at)| (u128::from(high) << 64 | u128::from(low), at))
+    /// What was accepted since the last [`Self::clear_added`]: hash and time of each anchor.
+    pub fn added(&self) -> impl ExactSizeIterator<Item = (u128, i64)> + '_ {
+        self.added.iter().map(|(high, low, at)| (u128::from(*high) << 64 | u128::from(*low), *at))
+    }
+
+    /// Begins anew to note what is accepted. The notes keep the room they used, unless it was much
+    /// more than this time.
+    pub fn clear_added(&mut self) {
+        let used = self.added.len();
+        self.added.clear();
+        self.added.shrink_to(used * 2);
     }
 
     /// Keys held.
@@ -158,7 +165,8 @@ impl Anchors {
     /// Bytes that will be held after at most `more` new anchors.
     #[must_use]
     pub fn bytes_after(&self, more: usize) -> usize {
-        self.single.bytes_after(more) + self.beside() + more * size_of::<(u64, u64, i64)>()
+        let notes = (self.added.len() + more).saturating_sub(self.added.capacity());
+        self.single.bytes_after(more) + self.beside() + notes * size_of::<(u64, u64, i64)>()
     }
 
     /// Whether an anchor at `at` need not be kept.

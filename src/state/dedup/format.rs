@@ -13,9 +13,12 @@ const HEAD_BYTES: usize = 16;
 const ENTRY_BYTES: usize = 24;
 const TAIL_BYTES: usize = 4;
 
-/// Writes anchors; `None` if there are none.
-pub(super) fn encode(anchors: impl Iterator<Item = (u128, i64)>) -> Option<EncodedState> {
-    let mut bytes = Vec::with_capacity(HEAD_BYTES + anchors.size_hint().0 * ENTRY_BYTES);
+/// Writes `count` anchors; `None` if there are none.
+pub(super) fn encode(
+    count: usize,
+    anchors: impl Iterator<Item = (u128, i64)>,
+) -> Option<EncodedState> {
+    let mut bytes = Vec::with_capacity(HEAD_BYTES + count * ENTRY_BYTES + TAIL_BYTES);
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&[0; 8]);
     let (mut entries, mut time_min, mut time_max) = (0_u64, i64::MAX, i64::MIN);
@@ -74,7 +77,7 @@ mod tests {
     #[test]
     fn what_was_written_is_read_and_damage_is_noticed() {
         let anchors = [(u128::MAX - 5, -7), (1 << 70, i64::MAX), (3, 0)];
-        let file = encode(anchors.into_iter()).unwrap();
+        let file = encode(3, anchors.into_iter()).unwrap();
         assert_eq!((file.time_min, file.entries), (Some(EventTime(-7)), 3));
         assert_eq!(decode(&file.bytes).unwrap().collect::<Vec<_>>(), anchors);
         for at in 0..file.bytes.len() {
@@ -83,12 +86,12 @@ mod tests {
             assert!(decode(&damaged.into()).is_err(), "byte {at}");
         }
         assert!(decode(&file.bytes.slice(..20)).is_err());
-        assert!(encode([].into_iter()).is_none());
+        assert!(encode(0, [].into_iter()).is_none());
     }
 
     #[test]
     fn the_format_has_not_changed() {
-        let file = encode([(0x0102, 3)].into_iter()).unwrap();
+        let file = encode(1, [(0x0102, 3)].into_iter()).unwrap();
         let mut expected = b"OFDEDUP1\x01\0\0\0\0\0\0\0\x02\x01".to_vec();
         expected.extend_from_slice(&[0; 14]);
         expected.extend_from_slice(&[3, 0, 0, 0, 0, 0, 0, 0]);

@@ -24,4 +24,4 @@ mod format;
 mod memory;
 
 pub use anchors::{Anchors, Verdict};
-pub use memory::{DEDUP_SHARDS, DedupMemory, DedupRow};
+pub use memory::{DEDUP_SHARDS, DedupMemory, DedupRow, DedupRows};
