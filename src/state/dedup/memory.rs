@@ -523,8 +523,8 @@ mod tests {
         let mut dropped = Vec::new();
         let mut shards = vec![Vec::new(); DEDUP_SHARDS];
         rows(keys).for_each(|row| shards[DedupMemory::shard_of(row.hash())].push(row));
-        for shard in 0..DEDUP_SHARDS {
-            memory.judge(shard, &[&shards[shard]], |row| dropped.push(row.row)).unwrap();
+        for (shard, rows) in shards.iter().enumerate() {
+            memory.judge(shard, &[rows], |row| dropped.push(row.row)).unwrap();
         }
         dropped.sort_unstable();
         dropped
