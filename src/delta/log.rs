@@ -315,10 +315,10 @@ fn statistics(
     (columns, schema): (&[ColumnName], &StructType),
 ) -> Vec<Result<StructArray, KernelError>> {
     let of = |file: &StagedFile| collect_stats(&file.rows, columns, schema);
-    let share = files.len().div_ceil(threads()).max(1);
-    if files.len() < 2 || threads() < 2 {
+    if files.len() < 2 {
         return files.iter().map(|file| of(file)).collect();
     }
+    let share = files.len().div_ceil(threads());
     std::thread::scope(|scope| {
         let mut tasks = Vec::with_capacity(files.len());
         for files in files.chunks(share) {

@@ -1,4 +1,7 @@
-//! `Ahead`: decodes one file in a task of its own, a few batches ahead of who takes them.
+//! `Ahead`: decodes one file in a task of its own, ahead of who takes its rows.
+//!
+//! Each file may be ahead by [`BYTES_MAX`], so that no file that waits for its turn takes the room
+//! of the one whose turn it is.
 
 use super::FileFormat;
 use super::entries::Entry;
@@ -8,16 +11,30 @@ use super::text::{Decoded, TextFile};
 use crate::source::SourceError;
 use datafusion::common::runtime::SpawnedTask;
 use object_store::ObjectStoreExt;
-use tokio::sync::mpsc;
+use std::sync::{Arc, LazyLock};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-/// Batches that wait at most.
-const BATCHES_MAX: usize = 4;
+/// Bytes of decoded rows of one file that wait at most.
+const BYTES_MAX: usize = 32 << 20;
+/// Batches of one file that wait at most.
+const BATCHES_MAX: usize = 256;
+/// Files that are decoded at the same time, at most.
+const FILES_MAX: usize = 8;
+
+/// Files worth decoding at the same time: one more than there are cores, as the one whose turn it
+/// is may wait for its store.
+pub(super) static FILES_AHEAD: LazyLock<usize> = LazyLock::new(|| {
+    std::thread::available_parallelism().map_or(2, |cores| (cores.get() + 1).min(FILES_MAX))
+});
+
+/// Rows of a file, or its end, and the room they take up until they are taken.
+type Waiting = (Result<Option<Decoded>, SourceError>, Option<OwnedSemaphorePermit>);
 
 /// A file being decoded; dropping it stops the task.
 #[derive(Debug)]
 pub(super) struct Ahead {
     /// `None` says that the file has ended: a task that died sends nothing more.
-    batches: mpsc::Receiver<Result<Option<Decoded>, SourceError>>,
+    batches: mpsc::Receiver<Waiting>,
     path: String,
     _task: SpawnedTask<()>,
 }
@@ -32,17 +49,23 @@ impl Ahead {
     /// Begins to decode `entry` behind its first `skipped` rows.
     pub(super) fn start(source: &FilesSource, entry: &Entry, skipped: u64) -> Self {
         let (sender, batches) = mpsc::channel(BATCHES_MAX);
+        let free = Arc::new(Semaphore::new(BYTES_MAX));
         let (source, path) = (source.clone(), entry.path.clone());
         let entry = entry.clone();
         let task = SpawnedTask::spawn(async move {
             let mut file = match OpenFile::open(&source, &entry, skipped).await {
                 Ok(file) => file,
-                Err(error) => return drop(sender.send(Err(error)).await),
+                Err(error) => return drop(sender.send((Err(error), None)).await),
             };
             loop {
                 let next = file.next().await;
                 let is_last = !matches!(next, Ok(Some(_)));
-                if sender.send(next).await.is_err() || is_last {
+                let bytes = match &next {
+                    Ok(Some(decoded)) => decoded.batch.get_array_memory_size().min(BYTES_MAX),
+                    _ => 0,
+                };
+                let taken = Arc::clone(&free).acquire_many_owned(bytes as u32).await.ok();
+                if sender.send((next, taken)).await.is_err() || is_last {
                     return;
                 }
             }
@@ -53,7 +76,7 @@ impl Ahead {
     /// The next rows; `None` at the end of the file.
     pub(super) async fn next(&mut self) -> Result<Option<Decoded>, SourceError> {
         match self.batches.recv().await {
-            Some(next) => next,
+            Some((next, _)) => next,
             None => Err(SourceError::Unavailable {
                 source_name: self.path.clone(),
                 cause: "the task that reads it has stopped".into(),

@@ -1,7 +1,7 @@
 //! `FilesReader`: reads one file after the other, and lists again when all are read.
 
 use super::FileOrder;
-use super::ahead::Ahead;
+use super::ahead::{Ahead, FILES_AHEAD};
 use super::entries::{Entry, encode};
 use super::source::FilesSource;
 use super::text::Decoded;
@@ -40,8 +40,6 @@ pub(super) struct FilesReader {
     rest: Option<Decoded>,
 }
 
-/// Files that are decoded at the same time.
-const FILES_AHEAD: usize = 3;
 /// Rows a poll must have room for before it looks at more than one file.
 const ROWS_AHEAD: u64 = 65_536;
 
@@ -110,9 +108,11 @@ impl FilesReader {
     }
 
     /// Sees to it that the first pending files are being decoded: the one that is read, and while
-    /// there is room for their rows in this poll those after it.
+    /// there is room for their rows in this poll those after it. A part of a source is read beside
+    /// its other parts, and has no need of more.
     fn look_ahead(&mut self, rows_left: u64) {
-        let wanted = if rows_left > ROWS_AHEAD { FILES_AHEAD } else { 1 };
+        let is_alone = self.source.part.is_none();
+        let wanted = if is_alone && rows_left > ROWS_AHEAD { *FILES_AHEAD } else { 1 };
         while self.ahead.len() < wanted.min(self.pending.len()) {
             let skipped = if self.ahead.is_empty() { self.offset } else { 0 };
             let entry = &self.pending[self.ahead.len()];

@@ -76,6 +76,20 @@ async fn files_that_come_later_are_read_once_and_the_watermark_waits_for_known_o
 }
 
 #[tokio::test]
+async fn files_are_decoded_ahead_in_their_order_however_large_their_rows_are() {
+    let folder = Folder::new();
+    let large = "x".repeat(33 << 20); // more than may wait
+    for (name, n) in [("a", 0), ("b", 100), ("c", 200), ("d", 300)] {
+        let small: String = (1..20_000).map(|_| format!("{{\"n\":{n}}}\n")).collect();
+        let text = format!("{small}{{\"n\":{},\"s\":\"{large}\"}}\n", n + 1);
+        folder.put(&format!("{name}.json"), text.as_bytes()).await;
+    }
+    let source: Arc<dyn Source> = Arc::new(folder.source(FilesOptions::new(FileFormat::Json)));
+    let numbers = numbers(&source).await;
+    assert!(numbers.is_sorted() && numbers.len() == 80_000);
+}
+
+#[tokio::test]
 async fn a_file_that_changes_or_goes_before_it_was_read_is_an_error_that_names_it() {
     let folder = Folder::new();
     folder.put("a.json", b"{\"n\":1}\n").await;
