@@ -23,6 +23,8 @@ pub enum Fault {
     AppliedThenConflict,
     /// A write is applied, and then answered with 412 Precondition Failed.
     AppliedThenPrecondition,
+    /// A write is applied, and then answered with 503 Service Unavailable.
+    AppliedThenUnavailable,
     /// A write times out, and is applied only when ten more calls were made, perhaps by another
     /// process.
     AppliedLate,
@@ -30,11 +32,12 @@ pub enum Fault {
 
 impl Fault {
     /// Every fault there is.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Lost,
         Self::AppliedThenTimeout,
         Self::AppliedThenConflict,
         Self::AppliedThenPrecondition,
+        Self::AppliedThenUnavailable,
         Self::AppliedLate,
     ];
 }
@@ -151,6 +154,9 @@ impl ObjectStore for FaultyStore {
             match fault {
                 Fault::AppliedThenConflict => Error::AlreadyExists { path, source },
                 Fault::AppliedThenPrecondition => Error::Precondition { path, source },
+                Fault::AppliedThenUnavailable => {
+                    Error::Generic { store: "FaultyStore", source: "503 Slow Down".into() }
+                }
                 _ => timeout(),
             }
         };
