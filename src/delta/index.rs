@@ -207,25 +207,32 @@ mod tests {
 
     #[test]
     fn any_number_of_threads_leaves_the_same_index_and_takes_it_back() {
-        let hashes: Vec<u128> = (0..ROWS_MIN as u128 + 7).map(spread).collect();
-        let (old, new) = hashes.split_at(20_000);
-        let again = [&new[10..], &old[..5_000]].concat();
-        let mut one = KeyIndex::new();
-        one.upsert_files(&[old, new], 0, 1);
-        let before = places(&one, &hashes);
-        assert_eq!(before[20_003], Some((1, 3)));
-        let expected = one.upsert_files(&[&again, &hashes[5_000..5_500]], 2, 1);
-        for threads in [2, 3, 64, 100] {
-            let mut many = KeyIndex::new();
-            many.upsert_files(&[old, new], 0, threads);
-            assert_eq!(places(&many, &hashes), before);
-            let done = many.upsert_files(&[&again, &hashes[5_000..5_500], &[]], 2, threads);
-            assert_eq!(places(&many, &hashes), places(&one, &hashes));
-            assert_eq!(done.marks, expected.marks);
-            assert_eq!(done.rows_updated, again.len() as u64 + 500);
-            assert_eq!((done.rows_inserted, many.len()), (0, hashes.len()));
-            many.undo(done.undo);
-            assert_eq!(places(&many, &hashes), before);
+        let hashes: Vec<u128> = (0..2 * ROWS_MIN as u128).map(spread).collect();
+        let (old, rest) = hashes.split_at(20_000);
+        let (middle, new) = rest.split_at(ROWS_MIN);
+        let placed = |ordinal, rows: usize| (0..rows as u32).map(move |row| Some((ordinal, row)));
+        let before: Vec<_> = placed(0, old.len())
+            .chain(placed(1, middle.len()))
+            .chain(new.iter().map(|_| None))
+            .collect();
+        let after: Vec<_> = placed(2, old.len())
+            .chain(placed(1, 100))
+            .chain(placed(4, middle.len() - 100))
+            .chain(placed(5, new.len()))
+            .collect();
+        for threads in [1, 2, 3, 64, 100] {
+            let mut index = KeyIndex::new();
+            let first = index.upsert_files(&[old, middle], 0, threads);
+            assert_eq!(places(&index, &hashes), before, "{threads} threads");
+            assert_eq!((first.rows_inserted, first.rows_updated), (20_000 + ROWS_MIN as u64, 0));
+            let done = index.upsert_files(&[old, &[], &middle[100..], new], 2, threads);
+            assert_eq!(places(&index, &hashes), after, "{threads} threads");
+            assert_eq!(done.rows_inserted, new.len() as u64);
+            assert_eq!(done.rows_updated, (20_000 + ROWS_MIN - 100) as u64);
+            let marked = [(0, (0..20_000).collect()), (1, (100..ROWS_MIN as u64).collect())];
+            assert_eq!(done.marks, BTreeMap::from(marked));
+            index.undo(done.undo);
+            assert_eq!(places(&index, &hashes), before, "{threads} threads");
         }
     }
 

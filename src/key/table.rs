@@ -381,6 +381,26 @@ mod tests {
     }
 
     #[test]
+    fn growing_and_shrinking_keep_every_entry_however_they_crowd() {
+        for crowd in [1, 3, 40, 1_000, 5_000] {
+            let mut table = KeyTable::new();
+            let mut model = BTreeMap::new();
+            for number in 0..30_000_u64 {
+                // Crowds of hashes right of each other, at random places.
+                let place = (number / crowd).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+                let hash = u128::from(place.wrapping_add(number % crowd * 7)) << 64 | 1;
+                assert_eq!(table.insert(hash, number), model.insert(hash, number));
+            }
+            assert!(table.iter().eq(model.iter().map(|(hash, number)| (*hash, *number))));
+            assert!(model.iter().all(|(hash, number)| table.get(*hash) == Some(number)));
+            table.retain(|_, number| *number % 9 == 0);
+            model.retain(|_, number| *number % 9 == 0);
+            assert!(table.iter().eq(model.iter().map(|(hash, number)| (*hash, *number))));
+            assert!(model.iter().all(|(hash, number)| table.get(*hash) == Some(number)));
+        }
+    }
+
+    #[test]
     fn an_entry_costs_at_most_forty_bytes_at_any_size() {
         let mut table = KeyTable::new();
         let mut state = 1_u128;

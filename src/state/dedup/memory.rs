@@ -434,6 +434,7 @@ mod tests {
         assert_eq!(first.judged[&0].rows_accepted, 2);
         assert_eq!(judge(&memory, &[(3, 5)]), [] as [u64; 0]);
         let second = memory.finish_epoch(None).unwrap();
+        assert_eq!(second.added.as_ref().map(|file| file.entries), Some(1));
         let files = [first.added.unwrap().bytes, second.added.unwrap().bytes];
         let merged = memory.merge(&files, None).unwrap().unwrap();
         for files in [files.to_vec(), vec![merged.bytes]] {
