@@ -26,6 +26,11 @@ fn mistakes_of_the_user_end_with_one_and_say_where() {
     assert_eq!(wrong.status.code(), Some(1));
     assert!(wrong.stdout.is_empty());
     assert!(text(&wrong.stderr).contains("line 2, column 8: WITHIN is missing"));
+    let planned =
+        "SELECT 1;\n\n  SELECT * FROM (VALUES (1)) AS v(a)\nDEDUP BY a WITHIN INTERVAL '1 h'";
+    let wrong = onefold(&["sql", "-c", planned]);
+    let message = text(&wrong.stderr);
+    assert!(message.contains("line 4, column 1: WITHIN an interval needs a time"), "{message}");
     assert_eq!(onefold(&["sql", "-f", "no/such/file.sql"]).status.code(), Some(1));
     assert_eq!(onefold(&["nonsense"]).status.code(), Some(1));
     assert_eq!(onefold(&["--help"]).status.code(), Some(0));

@@ -95,6 +95,10 @@ async fn an_older_incarnation_is_fenced_also_when_it_wakes_late() {
     }
     new.run_until_idle().await.unwrap();
     assert_eq!(found(&context).await, oracle(&[rows(0..30)]));
+    let epochs = new.epochs(2).await.unwrap();
+    let newest = epochs.iter().map(|epoch| (epoch.manifest.epoch.0, epoch.manifest.incarnation.0));
+    assert_eq!(newest.collect::<Vec<_>>(), [(3, 2), (2, 2)]);
+    assert_eq!(old.epochs(usize::MAX).await.unwrap().len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

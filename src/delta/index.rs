@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const SHARDS: usize = 64;
-/// Fewer rows are not worth a thread of their own.
+/// An epoch of fewer rows is done by one thread: starting others would take as long.
 const ROWS_MIN: usize = 50_000;
 /// Rows whose searches overlap their cache misses.
 const BLOCK_ROWS: usize = 32;
@@ -101,7 +101,7 @@ impl KeyIndex {
         }
     }
 
-    /// Takes back what [`Self::upsert`] did.
+    /// Takes back what [`Self::upsert_files`] did.
     pub(super) fn undo(&mut self, undo: Undo) {
         for (hash, place) in undo.into_iter().rev() {
             let shard = &mut self.shards[hash as usize % SHARDS];

@@ -2,7 +2,8 @@
 
 use super::PipelineError;
 use super::keep::read_manifest;
-use crate::commit::{Ledger, Manifest};
+use crate::commit::{Ledger, Manifest, ManifestRef};
+use crate::types::PipelineId;
 
 /// One epoch of one pipeline.
 #[derive(Clone, Debug)]
@@ -20,17 +21,41 @@ pub async fn history(
     ledger: &dyn Ledger,
     limit: usize,
 ) -> Result<Vec<HistoryEntry>, PipelineError> {
-    let store = ledger.store();
     let mut entries = Vec::new();
     for (_, head) in ledger.manifests().await? {
-        let mut next = Some(head);
-        let mut left = limit;
-        while let Some(named) = next.take().filter(|_| left > 0) {
-            let manifest = read_manifest(store.as_ref(), &named).await?;
-            next.clone_from(&manifest.previous);
-            entries.push(HistoryEntry { manifest, path: named.path });
-            left -= 1;
-        }
+        entries.extend(epochs(ledger, head, limit).await?);
+    }
+    Ok(entries)
+}
+
+/// The newest `limit` epochs of one pipeline, newest first; none before its first commit.
+///
+/// Costs one read per epoch.
+pub async fn history_of(
+    ledger: &dyn Ledger,
+    pipeline: &PipelineId,
+    limit: usize,
+) -> Result<Vec<HistoryEntry>, PipelineError> {
+    let heads = ledger.manifests().await?;
+    match heads.into_iter().find(|(id, _)| id == pipeline) {
+        Some((_, head)) => epochs(ledger, head, limit).await,
+        None => Ok(Vec::new()),
+    }
+}
+
+/// The epoch of `head` and those before it.
+async fn epochs(
+    ledger: &dyn Ledger,
+    head: ManifestRef,
+    limit: usize,
+) -> Result<Vec<HistoryEntry>, PipelineError> {
+    let store = ledger.store();
+    let mut entries = Vec::new();
+    let mut next = Some(head);
+    while let Some(named) = next.take().filter(|_| entries.len() < limit) {
+        let manifest = read_manifest(store.as_ref(), &named).await?;
+        next.clone_from(&manifest.previous);
+        entries.push(HistoryEntry { manifest, path: named.path });
     }
     Ok(entries)
 }

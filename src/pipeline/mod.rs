@@ -34,7 +34,7 @@ mod run;
 mod status;
 
 pub use error::PipelineError;
-pub use history::{HistoryEntry, history};
+pub use history::{HistoryEntry, history, history_of};
 pub use parts::{EpochPlan, EpochPlanner, OperatorPart, PipelineParts, SourcePart};
 pub use run::{EpochOutcome, Pipeline};
 pub use status::PipelineStatus;

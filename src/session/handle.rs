@@ -1,7 +1,9 @@
 //! `PipelineHandle`: a pipeline as a program holds it.
 
 use crate::error::Error;
-use crate::pipeline::{EpochOutcome, Pipeline, PipelineError, PipelineParts, PipelineStatus};
+use crate::pipeline::{
+    EpochOutcome, HistoryEntry, Pipeline, PipelineError, PipelineParts, PipelineStatus, history_of,
+};
 use crate::types::{Incarnation, PipelineId};
 use std::future::Future;
 use std::sync::Arc;
@@ -67,6 +69,17 @@ impl PipelineHandle {
     #[must_use]
     pub fn status(&self) -> watch::Receiver<PipelineStatus> {
         self.inner.status.subscribe()
+    }
+
+    /// Its newest `limit` committed epochs, newest first: offsets, watermarks, the ledger and the
+    /// state files of each. None before its first commit. Does not open the pipeline.
+    ///
+    /// # Errors
+    ///
+    /// A manifest that is lost or damaged, or a store that does not answer.
+    pub async fn epochs(&self, limit: usize) -> Result<Vec<HistoryEntry>, Error> {
+        let ledger = self.inner.parts.ledger.as_ref();
+        Ok(history_of(ledger, self.id(), limit).await?)
     }
 
     /// Reads what the sources hold, up to the limits of one epoch, and commits it.

@@ -15,8 +15,22 @@ pub struct ParsedStatement {
     pub statement: Statement,
     /// The text as it was written, without the semicolon: what a view keeps as its definition.
     pub text: String,
+    /// Line of the script on which the text begins, from 1.
+    pub line: u64,
+    /// Column at which it begins, in characters, from 1.
+    pub column: u64,
     /// What CREATE EXTERNAL TABLE says about the table's event time; not in `statement`.
     pub watermark: Option<WatermarkClause>,
+}
+
+impl ParsedStatement {
+    /// The text behind as many line breaks and blanks as put it where it stood, so that errors of
+    /// a run of this statement alone name its place in the script.
+    #[must_use]
+    pub fn text_in_place(&self) -> String {
+        let (lines, blanks) = (self.line.saturating_sub(1), self.column.saturating_sub(1));
+        format!("{}{}{}", "\n".repeat(lines as usize), " ".repeat(blanks as usize), self.text)
+    }
 }
 
 /// Parses the statements of `text`, which are separated by semicolons.
@@ -37,7 +51,8 @@ pub fn parse_script(text: &str, dialect: &dyn Dialect) -> Result<Vec<ParsedState
         let (mut part, watermark) = cut_watermark(part, dialect)?;
         place_generator(&mut part);
         let statement = parse_one(&part, dialect)?;
-        statements.push(ParsedStatement { statement, text: own, watermark });
+        let Location { line, column } = first.span.start;
+        statements.push(ParsedStatement { statement, text: own, line, column, watermark });
     }
     Ok(statements)
 }
