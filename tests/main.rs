@@ -7,6 +7,7 @@ mod crash;
 mod explain;
 mod pipelines;
 mod process;
+mod rules;
 mod slt;
 mod support;
 mod tidy;

@@ -75,13 +75,26 @@ pub struct EpochRows {
     pub partitions: Vec<Vec<RecordBatch>>,
 }
 
-/// Rows that are written but not committed; what is inside belongs to the ledger that made it.
+/// What a commit did to the rows of a table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RowsChanged {
+    /// Rows whose key was not in the table.
+    pub rows_inserted: u64,
+    /// Rows that replaced a row of the same key, or were folded into it.
+    pub rows_updated: u64,
+    /// Rows that left the table.
+    pub rows_deleted: u64,
+    /// Rows that lost against what was there: of an older sequence, or where the first row stays.
+    pub rows_ignored: u64,
+    /// Bytes of the data files that were written.
+    pub bytes_written: u64,
+}
+
+/// Rows that are made durable or held, but not committed; what is inside belongs to the ledger that made it.
 #[derive(Debug)]
 pub struct Staged {
     /// Rows after the last of each key was chosen.
     pub rows: u64,
-    /// Bytes written.
-    pub bytes: u64,
     /// The ledger's own.
     pub inner: Box<dyn Any + Send + Sync>,
 }
@@ -109,10 +122,8 @@ pub enum Outcome {
     Committed {
         /// The table version that holds it.
         version: u64,
-        /// Rows whose key was not in the table.
-        rows_inserted: u64,
-        /// Rows that replaced a row of the same key.
-        rows_updated: u64,
+        /// What it did to the rows.
+        changed: RowsChanged,
     },
     /// A later incarnation owns the pipeline; nothing was or will be committed by this one.
     Fenced {

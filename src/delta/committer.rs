@@ -20,6 +20,10 @@ use delta_kernel::{
     Engine, FileMeta, FilteredEngineData, KernelError, KernelResult, KernelResultIterator,
 };
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode};
+use serde::Deserialize;
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
@@ -95,6 +99,64 @@ impl OnceCommitter {
     }
 }
 
+#[derive(Deserialize)]
+struct Named<'a> {
+    #[serde(borrow)]
+    path: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+struct NamedLine<'a> {
+    #[serde(borrow)]
+    add: Option<Named<'a>>,
+    #[serde(borrow)]
+    remove: Option<Named<'a>>,
+}
+
+/// Takes the deletion time from removes whose file is added again with another vector: a remove
+/// without one is expired at once, so replaced vectors never fill checkpoints with tombstones. The
+/// file itself stays named by its add, and old vectors are kept by our own vacuum.
+fn forget_swaps(json: Vec<u8>) -> Bytes {
+    let lines: Vec<&[u8]> = json.split(|byte| *byte == b'\n').collect();
+    let named: Vec<Option<NamedLine<'_>>> = lines.iter().map(|line| named(line)).collect();
+    let add = |line: &'_ Option<NamedLine<'_>>| Some(line.as_ref()?.add.as_ref()?.path.to_string());
+    let added: HashSet<String> = named.iter().filter_map(add).collect();
+    let is_swap = |line: &Option<NamedLine<'_>>| {
+        let removed = line.as_ref().and_then(|line| line.remove.as_ref());
+        removed.is_some_and(|removed| added.contains(removed.path.as_ref()))
+    };
+    let mut tidied = Vec::with_capacity(json.len());
+    for (index, (line, named)) in lines.iter().zip(&named).enumerate() {
+        if index > 0 {
+            tidied.push(b'\n');
+        }
+        match deletion_time(line).filter(|_| is_swap(named)) {
+            Some(field) => {
+                tidied.extend_from_slice(&line[..field.start]);
+                tidied.extend_from_slice(&line[field.end..]);
+            }
+            None => tidied.extend_from_slice(line),
+        }
+    }
+    tidied.into()
+}
+
+fn named(line: &[u8]) -> Option<NamedLine<'_>> {
+    let is_file = line.starts_with(b"{\"remove\"") || line.starts_with(b"{\"add\"");
+    if is_file { serde_json::from_slice(line).ok() } else { None }
+}
+
+/// Where a line of JSON has its field of that name, with the comma behind it. Inside a text the
+/// quotes of the name would be escaped.
+fn deletion_time(line: &[u8]) -> Option<Range<usize>> {
+    const FIELD: &[u8] = b"\"deletionTimestamp\":";
+    let is_field = |at: &usize| line[*at..].starts_with(FIELD) && line[*at - 1] != b'\\';
+    let start = (1..line.len().saturating_sub(FIELD.len())).find(is_field)?;
+    let digits = line[start + FIELD.len()..].iter().take_while(|byte| **byte != b',').count();
+    let end = start + FIELD.len() + digits + 1;
+    (end < line.len()).then_some(start..end)
+}
+
 impl Committer for OnceCommitter {
     fn commit(
         &self,
@@ -103,7 +165,7 @@ impl Committer for OnceCommitter {
         metadata: CommitMetadata,
     ) -> KernelResult<CommitResponse> {
         let version = metadata.version();
-        let bytes = Bytes::from(to_json_bytes(actions)?);
+        let bytes = forget_swaps(to_json_bytes(actions)?);
         let outcome = self.runtime.block_on(self.send(version, &bytes));
         let size = bytes.len() as u64;
         let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -129,5 +191,26 @@ impl Committer for OnceCommitter {
 
     fn publish(&self, _: &dyn Engine, _: PublishMetadata) -> KernelResult<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_remove_whose_file_is_added_again_loses_its_deletion_time() {
+        let lines = [
+            r#"{"commitInfo":{"txnId":"x"}}"#,
+            r#"{"remove":{"path":"a","deletionTimestamp":17,"dataChange":true}}"#,
+            r#"{"remove":{"path":"b","deletionTimestamp":17,"dataChange":true}}"#,
+            r#"{"add":{"path":"a","stats":"{\"deletionTimestamp\":1,\"n\":2}","size":3}}"#,
+        ];
+        let tidied = forget_swaps(lines.join("\n").into_bytes());
+        let expected =
+            [lines[0], r#"{"remove":{"path":"a","dataChange":true}}"#, lines[2], lines[3]];
+        assert_eq!(String::from_utf8(tidied.to_vec()).unwrap(), expected.join("\n"));
+        let without = lines[..1].join("\n").into_bytes();
+        assert_eq!(forget_swaps(without.clone()), without);
     }
 }

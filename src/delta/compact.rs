@@ -1,10 +1,11 @@
 //! Table compaction: small and heavily masked files become one, in a commit of its own.
 
 use super::DeltaError;
+use super::data::{read_file, write_files};
 use super::files::LiveFile;
 use super::log::Change;
+use super::stage::{join, key_columns};
 use super::table::{DeltaTable, Writer};
-use super::writer::{FILE_ROWS_MAX, read_file, write_file};
 use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::runtime::SpawnedTask;
@@ -56,28 +57,20 @@ impl DeltaTable {
         writer: &mut Writer,
         chosen: Vec<Arc<LiveFile>>,
     ) -> Result<(), DeltaError> {
-        let schema = &self.shape.schema;
+        let schema = &self.shape.file;
         let mut batches = Vec::new();
         for file in &chosen {
-            let rows = read_file(&self.location, file, schema, None).await?;
+            let rows = read_file(&self.location, file, schema).await?;
             batches.extend(rows.into_iter().map(|(batch, _)| batch));
         }
         let rows = concat_batches(schema, &batches)?;
         drop(batches);
-        let keys = self.primary_key.clone();
-        let sorted =
-            super::writer::join(SpawnedTask::spawn_blocking(move || sort_by(&rows, &keys)));
+        let keys = self.primary_key().to_vec();
+        let sorted = join(SpawnedTask::spawn_blocking(move || sort_by(&rows, &keys)));
         let rows = sorted.await?;
         let now_ms = self.clock.now_us() / 1_000;
-        let mut adds = Vec::new();
-        let mut from = 0;
-        while from < rows.num_rows() {
-            let length = (rows.num_rows() - from).min(FILE_ROWS_MAX);
-            let part = rows.slice(from, length);
-            let hashes = self.shape.hashes(&part)?;
-            adds.push(Arc::new(write_file(&self.location, part, hashes, now_ms).await?));
-            from += length;
-        }
+        let hashes = self.shape.hashes(&rows)?;
+        let adds = write_files(&self.location, &rows, &hashes, now_ms).await?;
         let files = chosen.len();
         let first = writer.files.next_ordinal();
         let change = Change {
@@ -93,7 +86,7 @@ impl DeltaTable {
         if let Some(index) = &mut writer.index {
             for (number, file) in adds.iter().enumerate() {
                 for (row, hash) in file.hashes.iter().enumerate() {
-                    index.upsert(*hash, (first + number as u32, row as u32));
+                    index.relocate(*hash, (first + number as u32, row as u32));
                 }
             }
         }
@@ -104,7 +97,7 @@ impl DeltaTable {
 
 fn sort_by(rows: &RecordBatch, keys: &[String]) -> Result<RecordBatch, DeltaError> {
     let mut columns = Vec::with_capacity(keys.len());
-    for values in super::writer::key_columns(rows, keys)? {
+    for values in key_columns(rows, keys)? {
         columns.push(SortColumn { values, options: None });
     }
     let order = lexsort_to_indices(&columns, None)?;

@@ -53,6 +53,30 @@ pub enum DeltaError {
         /// The row.
         row: String,
     },
+    /// A sum left the range of its type.
+    #[error("table {table}: the sum in column {column} leaves the range of its type at row {row}")]
+    Overflow {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+        /// The row that was added.
+        row: String,
+    },
+    /// A row asks for something that no option explains.
+    #[error(
+        "table {table}: {column} is {value} in row {row}; name that value in op_insert, op_update, op_delete or op_ignore"
+    )]
+    Operation {
+        /// The table.
+        table: String,
+        /// The operation column.
+        column: String,
+        /// Its value.
+        value: String,
+        /// The row.
+        row: String,
+    },
     /// A commit of this process could not be made.
     #[error(transparent)]
     Commit(#[from] CommitError),
@@ -93,7 +117,9 @@ impl DeltaError {
             Self::Definition { .. } | Self::Mismatch { .. } | Self::Missing { .. } => {
                 ErrorKind::Invalid
             }
-            Self::NullValue { .. } => ErrorKind::Invalid,
+            Self::NullValue { .. } | Self::Overflow { .. } | Self::Operation { .. } => {
+                ErrorKind::Invalid
+            }
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::Commit(error) => error.kind(),
             Self::Location(error) => error.kind(),
@@ -109,7 +135,9 @@ impl From<DeltaError> for CommitError {
     fn from(error: DeltaError) -> Self {
         match error {
             DeltaError::Commit(error) => error,
-            DeltaError::NullValue { .. } => Self::Refused { reason: error.to_string() },
+            DeltaError::NullValue { .. }
+            | DeltaError::Overflow { .. }
+            | DeltaError::Operation { .. } => Self::Refused { reason: error.to_string() },
             DeltaError::Damaged { reason } => Self::Damaged { reason },
             DeltaError::Location(StoreError::NoPutIfAbsent { location }) => {
                 Self::NoPutIfAbsent { location }

@@ -1,13 +1,14 @@
 //! The key index: where the live row of each primary key is.
 
-use super::files::Files;
-use super::{DeltaError, writer};
-use crate::key::{Entry, KeyHasher, KeyTable};
+use super::files::{Files, LiveFile};
+use super::stage::{RowShape, join, key_columns};
+use super::wanted::sequence_columns;
+use super::{DeltaError, data, sequence};
+use crate::key::{Entry, KeyTable};
 use crate::store::Location;
-use arrow::datatypes::SchemaRef;
 use datafusion::common::runtime::SpawnedTask;
 use roaring::RoaringTreemap;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 const SHARDS: usize = 64;
@@ -15,12 +16,25 @@ const SHARDS: usize = 64;
 const ROWS_MIN: usize = 50_000;
 /// Rows whose searches overlap their cache misses.
 const BLOCK_ROWS: usize = 32;
+/// Files whose keys are read side by side.
+const READS: usize = 4;
 
 /// A file by its ordinal, and a row of it.
 pub(super) type Place = (u32, u32);
 
-/// What an upsert replaced, by key; of one key the newest last.
-pub(super) type Undo = Vec<(u128, Option<Place>)>;
+/// Where the row of a key is, and the first bytes of its sequence, 0 in a table without.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Slot {
+    pub(super) place: Place,
+    pub(super) sequence: u64,
+}
+
+/// What was replaced, by key; of one key the newest last.
+#[derive(Debug, Default)]
+pub(super) struct Undo {
+    places: Vec<(u128, Option<Place>)>,
+    pub(super) slots: Vec<(u128, Option<Slot>)>,
+}
 
 /// What the rows of new files did to the index.
 #[derive(Debug, Default)]
@@ -39,28 +53,77 @@ impl Upserted {
         }
         self.rows_inserted += other.rows_inserted;
         self.rows_updated += other.rows_updated;
-        self.undo.extend(other.undo);
+        self.undo.places.extend(other.undo.places);
     }
 }
 
 /// Key hash to place. Built from the table when it is first written, kept right by each commit.
 #[derive(Debug)]
-pub(super) struct KeyIndex {
-    shards: Vec<KeyTable<Place>>,
+pub(super) enum KeyIndex {
+    Plain(Vec<KeyTable<Place>>),
+    /// Of a table whose rows have sequences.
+    Ordered(Vec<KeyTable<Slot>>),
+}
+
+fn shards<V: Copy + Default>() -> Vec<KeyTable<V>> {
+    std::iter::repeat_with(KeyTable::new).take(SHARDS).collect()
+}
+
+const fn shard_of(hash: u128) -> usize {
+    hash as usize % SHARDS
 }
 
 impl KeyIndex {
-    pub(super) fn new() -> Self {
-        Self { shards: std::iter::repeat_with(KeyTable::new).take(SHARDS).collect() }
+    pub(super) fn new(is_ordered: bool) -> Self {
+        if is_ordered { Self::Ordered(shards()) } else { Self::Plain(shards()) }
     }
 
-    /// Sets the place of `hash`; returns the one it had.
-    pub(super) fn upsert(&mut self, hash: u128, place: Place) -> Option<Place> {
-        self.shards[hash as usize % SHARDS].insert(hash, place)
+    pub(super) const fn is_ordered(&self) -> bool {
+        matches!(self, Self::Ordered(_))
+    }
+
+    /// Where the row of `hash` is.
+    pub(super) fn get(&self, hash: u128) -> Option<Slot> {
+        match self {
+            Self::Plain(shards) => {
+                let place = shards[shard_of(hash)].get(hash);
+                place.map(|place| Slot { place: *place, sequence: 0 })
+            }
+            Self::Ordered(shards) => shards[shard_of(hash)].get(hash).copied(),
+        }
+    }
+
+    /// Sets where the row of `hash` is; returns where it was.
+    pub(super) fn set(&mut self, hash: u128, slot: Slot) -> Option<Slot> {
+        match self {
+            Self::Plain(shards) => {
+                let place = shards[shard_of(hash)].insert(hash, slot.place);
+                place.map(|place| Slot { place, sequence: 0 })
+            }
+            Self::Ordered(shards) => shards[shard_of(hash)].insert(hash, slot),
+        }
+    }
+
+    /// Moves the row of `hash`, whose sequence stays.
+    pub(super) fn relocate(&mut self, hash: u128, place: Place) {
+        let sequence = self.get(hash).map_or(0, |slot| slot.sequence);
+        self.set(hash, Slot { place, sequence });
+    }
+
+    /// Forgets `hash`; returns where its row was.
+    pub(super) fn remove(&mut self, hash: u128) -> Option<Slot> {
+        match self {
+            Self::Plain(shards) => {
+                let place = shards[shard_of(hash)].remove(hash);
+                place.map(|place| Slot { place, sequence: 0 })
+            }
+            Self::Ordered(shards) => shards[shard_of(hash)].remove(hash),
+        }
     }
 
     /// Sets the places of the keys of new files, given by their hashes in the order of their rows;
     /// the first file has the ordinal `first`. Each of `threads` takes the keys of its own shards.
+    /// For tables without sequences.
     pub(super) fn upsert_files(
         &mut self,
         files: &[&[u128]],
@@ -68,15 +131,25 @@ impl KeyIndex {
         threads: usize,
     ) -> Upserted {
         let rows = files.iter().map(|hashes| hashes.len()).sum();
-        self.reserve(rows);
+        let held = self.len();
+        let Self::Plain(shards) = self else {
+            debug_assert!(false, "the rows of this table are resolved one by one");
+            return Upserted::default();
+        };
+        if rows > held {
+            // Most of them can only be new.
+            for shard in shards.iter_mut() {
+                shard.reserve(rows / SHARDS * 17 / 16);
+            }
+        }
         let threads = if rows < ROWS_MIN { 1 } else { threads.clamp(1, SHARDS) };
         let share = SHARDS.div_ceil(threads);
         if threads == 1 {
-            return upsert_own(&mut self.shards, 0, files, first, rows);
+            return upsert_own(shards, 0, files, first, rows);
         }
         std::thread::scope(|scope| {
             let mut tasks = Vec::with_capacity(threads);
-            for (number, shards) in self.shards.chunks_mut(share).enumerate() {
+            for (number, shards) in shards.chunks_mut(share).enumerate() {
                 let room = rows / threads * 17 / 16;
                 let own = move || upsert_own(shards, number * share, files, first, room);
                 tasks.push(scope.spawn(own));
@@ -92,32 +165,29 @@ impl KeyIndex {
         })
     }
 
-    /// Makes room for `rows` upserts, if most of them can only be new.
-    fn reserve(&mut self, rows: usize) {
-        if rows > self.len() {
-            for shard in &mut self.shards {
-                shard.reserve(rows / SHARDS * 17 / 16);
-            }
-        }
-    }
-
-    /// Takes back what [`Self::upsert_files`] did.
+    /// Takes back what was done.
     pub(super) fn undo(&mut self, undo: Undo) {
-        for (hash, place) in undo.into_iter().rev() {
-            let shard = &mut self.shards[hash as usize % SHARDS];
-            match place {
-                Some(place) => shard.insert(hash, place),
-                None => shard.remove(hash),
+        let places = undo
+            .places
+            .into_iter()
+            .map(|(hash, place)| (hash, place.map(|place| Slot { place, sequence: 0 })));
+        for (hash, slot) in places.rev().chain(undo.slots.into_iter().rev()) {
+            match slot {
+                Some(slot) => self.set(hash, slot),
+                None => self.remove(hash),
             };
         }
     }
 
     /// Keys held: the rows of the table.
     pub(super) fn len(&self) -> usize {
-        self.shards.iter().map(KeyTable::len).sum()
+        match self {
+            Self::Plain(shards) => shards.iter().map(KeyTable::len).sum(),
+            Self::Ordered(shards) => shards.iter().map(KeyTable::len).sum(),
+        }
     }
 
-    /// Reads the keys of all live rows. Costs one read of the key columns.
+    /// Reads the keys of all live rows. Costs one read of the key and sequence columns.
     ///
     /// # Errors
     ///
@@ -125,39 +195,30 @@ impl KeyIndex {
     pub(super) async fn build(
         location: &Location,
         files: &Files,
-        schema: &SchemaRef,
-        primary_key: &[String],
-        hasher: &KeyHasher,
+        shape: &RowShape,
     ) -> Result<Self, DeltaError> {
-        let mut index = Self::new();
-        let mut tasks = std::collections::VecDeque::new();
+        let mut index = Self::new(!shape.rules.sequence_by.is_empty());
+        let mut tasks = VecDeque::new();
         let mut rest = files.iter();
         loop {
-            while tasks.len() < 4
+            while tasks.len() < READS
                 && let Some(file) = rest.next()
             {
-                let (location, file) = (location.clone(), Arc::clone(file));
-                let (schema, keys) = (Arc::clone(schema), primary_key.to_vec());
-                let own = hasher.clone();
+                let (location, file, shape) = (location.clone(), Arc::clone(file), shape.clone());
                 tasks.push_back(SpawnedTask::spawn(async move {
-                    let rows = writer::read_file(&location, &file, &schema, Some(&keys)).await?;
-                    let mut digests = Vec::with_capacity(file.live_rows() as usize);
-                    for (batch, _) in &rows {
-                        own.hash(&writer::key_columns(batch, &keys)?, &mut digests)?;
-                    }
-                    let places = rows.into_iter().flat_map(|(_, rows)| rows);
-                    let keyed: Vec<(u128, u32)> = digests.into_iter().zip(places).collect();
+                    let keyed = read_keys(&location, &file, &shape).await?;
                     Ok::<_, DeltaError>((file, keyed))
                 }));
             }
             let Some(task) = tasks.pop_front() else { return Ok(index) };
-            let (file, keyed) = writer::join(task).await?;
-            for (hash, row) in keyed {
-                let shard = &mut index.shards[hash as usize % SHARDS];
-                if let Entry::Found((other, _)) = shard.find_or_insert(hash, (file.ordinal, row)) {
-                    let other = files.get(*other).map(|file| file.path.clone()).unwrap_or_default();
+            let (file, keyed) = join(task).await?;
+            for (hash, row, sequence) in keyed {
+                let slot = Slot { place: (file.ordinal, row), sequence };
+                if let Some(other) = index.add(hash, slot) {
+                    let other = files.get(other.0).map(|file| file.path.clone());
                     let reason = format!(
-                        "a primary key is in {other} and again in {} at row {row}",
+                        "a primary key is in {} and again in {} at row {row}",
+                        other.unwrap_or_default(),
                         file.path
                     );
                     return Err(DeltaError::Damaged { reason });
@@ -165,6 +226,41 @@ impl KeyIndex {
             }
         }
     }
+
+    /// Adds a key; returns where it is if it was there.
+    fn add(&mut self, hash: u128, slot: Slot) -> Option<Place> {
+        match self {
+            Self::Plain(shards) => match shards[shard_of(hash)].find_or_insert(hash, slot.place) {
+                Entry::Found(other) => Some(*other),
+                Entry::Added => None,
+            },
+            Self::Ordered(shards) => match shards[shard_of(hash)].find_or_insert(hash, slot) {
+                Entry::Found(other) => Some(other.place),
+                Entry::Added => None,
+            },
+        }
+    }
+}
+
+/// The keys of a file's live rows: hash, row and the first bytes of the sequence.
+pub(super) async fn read_keys(
+    location: &Location,
+    file: &LiveFile,
+    shape: &RowShape,
+) -> Result<Vec<(u128, u32, u64)>, DeltaError> {
+    let fields = shape.sequence_fields();
+    let mut keys = Vec::with_capacity(file.live_rows() as usize);
+    for (batch, rows) in data::read_file(location, file, &shape.key_schema()?).await? {
+        let mut hashes = Vec::with_capacity(rows.len());
+        shape.hasher.hash(&key_columns(&batch, &shape.primary_key)?, &mut hashes)?;
+        let sequences = match sequence_columns(&batch, &fields)?.first() {
+            Some(first) => sequence::prefixes(first)?,
+            None => vec![0; rows.len()],
+        };
+        let keyed = hashes.into_iter().zip(rows).zip(sequences);
+        keys.extend(keyed.map(|((hash, row), sequence)| (hash, row, sequence)));
+    }
+    Ok(keys)
 }
 
 /// The upserts that belong to `shards`, which begin at shard `from`.
@@ -175,7 +271,8 @@ fn upsert_own(
     first: u32,
     room: usize,
 ) -> Upserted {
-    let mut done = Upserted { undo: Vec::with_capacity(room), ..Upserted::default() };
+    let undo = Undo { places: Vec::with_capacity(room), slots: Vec::new() };
+    let mut done = Upserted { undo, ..Upserted::default() };
     let shard_of = |hash: u128| (hash as usize % SHARDS).wrapping_sub(from);
     let mut touched = 0;
     for (hashes, ordinal) in files.iter().zip(first..) {
@@ -193,7 +290,7 @@ fn upsert_own(
                     }
                     None => done.rows_inserted += 1,
                 }
-                done.undo.push((*hash, replaced));
+                done.undo.places.push((*hash, replaced));
             }
         }
     }
@@ -221,7 +318,7 @@ mod tests {
             .chain(placed(5, new.len()))
             .collect();
         for threads in [1, 2, 3, 64, 100] {
-            let mut index = KeyIndex::new();
+            let mut index = KeyIndex::new(false);
             let first = index.upsert_files(&[old, middle], 0, threads);
             assert_eq!(places(&index, &hashes), before, "{threads} threads");
             assert_eq!((first.rows_inserted, first.rows_updated), (20_000 + ROWS_MIN as u64, 0));
@@ -241,7 +338,6 @@ mod tests {
     }
 
     fn places(index: &KeyIndex, hashes: &[u128]) -> Vec<Option<Place>> {
-        let place = |hash: &u128| index.shards[*hash as usize % SHARDS].get(*hash).copied();
-        hashes.iter().map(place).collect()
+        hashes.iter().map(|hash| index.get(*hash).map(|slot| slot.place)).collect()
     }
 }

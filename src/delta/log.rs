@@ -4,9 +4,8 @@ use super::DeltaError;
 use super::actions::{Actions, Add, Descriptor};
 use super::committer::OnceCommitter;
 use super::files::LiveFile;
-use super::schema::PRIMARY_KEY;
-use super::writer::{StagedFile, join, threads};
-use crate::commit::CommitError;
+use super::stage::{StagedFile, join, threads};
+use crate::commit::{CommitError, RowsChanged};
 use crate::store::Location;
 use crate::types::Clock;
 use arrow::array::cast::AsArray;
@@ -61,7 +60,11 @@ pub(super) struct Change {
     /// Whether it only rewrites rows.
     pub(super) is_compaction: bool,
     pub(super) txns: Vec<(String, i64)>,
-    pub(super) domain: Option<(String, String)>,
+    pub(super) domains: Vec<(String, String)>,
+    /// The idempotency token of a batch write; it goes into the table's state.
+    pub(super) token: Option<String>,
+    /// What the commit says it did.
+    pub(super) metrics: Option<RowsChanged>,
     pub(super) adds: Vec<Arc<StagedFile>>,
     /// Files with their new vectors.
     pub(super) masks: Vec<(Arc<LiveFile>, Descriptor)>,
@@ -244,10 +247,12 @@ impl DeltaLog {
     }
 }
 
-/// The property that holds the primary key of `snapshot`'s table.
-pub(super) fn primary_key(snapshot: &SnapshotRef) -> Option<Vec<String>> {
-    let properties = snapshot.metadata_configuration();
-    serde_json::from_str(properties.get(PRIMARY_KEY)?).ok()
+/// A property of ours in `snapshot`'s table, which is JSON.
+pub(super) fn property<T: serde::de::DeserializeOwned>(
+    snapshot: &SnapshotRef,
+    name: &str,
+) -> Option<T> {
+    serde_json::from_str(snapshot.metadata_configuration().get(name)?).ok()
 }
 
 fn unknown(committer: &OnceCommitter, error: KernelError) -> DeltaError {
@@ -272,8 +277,19 @@ fn send(
     for (app, version) in &change.txns {
         builder = builder.with_transaction_id(app.clone(), *version);
     }
-    if let Some((domain, configuration)) = &change.domain {
+    for (domain, configuration) in &change.domains {
         builder = builder.with_domain_metadata(domain.clone(), configuration.clone());
+    }
+    if let Some(metrics) = &change.metrics {
+        let metrics = [
+            ("numTargetRowsInserted", metrics.rows_inserted),
+            ("numTargetRowsUpdated", metrics.rows_updated),
+            ("numTargetRowsDeleted", metrics.rows_deleted),
+            ("numTargetRowsIgnored", metrics.rows_ignored),
+            ("numTargetBytesAdded", metrics.bytes_written),
+        ];
+        let metrics = metrics.map(|(name, number)| (name, Some(number.to_string())));
+        builder = builder.with_operation_metrics(metrics);
     }
     let mut transaction = builder.build(kernel.as_ref(), Box::new(committer.clone()))?;
     if !change.adds.is_empty() {

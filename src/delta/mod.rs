@@ -24,22 +24,30 @@
 //! The Delta transaction log protocol, <https://github.com/delta-io/delta/blob/master/PROTOCOL.md>.
 
 mod actions;
+mod apply;
 mod committer;
 mod compact;
+mod data;
 mod error;
 mod files;
+mod fold;
 mod index;
 mod ledger;
 mod log;
+mod memory;
 mod provider;
 mod prune;
+mod resolve;
+mod rules;
 mod schema;
+mod sequence;
 mod sink;
+mod stage;
 mod table;
 #[cfg(test)]
 mod tests;
 mod vectors;
-mod writer;
+mod wanted;
 
 pub use error::DeltaError;
 pub use table::{DeltaSettings, DeltaTable, TableDefinition};

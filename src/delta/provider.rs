@@ -4,7 +4,7 @@ use super::DeltaError;
 use super::files::LiveFile;
 use super::prune::prune;
 use super::sink::UpsertSink;
-use super::table::DeltaTable;
+use super::table::{DeltaTable, TableView};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
@@ -14,19 +14,34 @@ use datafusion::common::{DFSchema, Result, Statistics};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::parquet::ParquetRowSelection;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::provider_as_source;
 use datafusion::datasource::sink::DataSinkExec;
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::logical_expr::dml::InsertOp;
 use datafusion::logical_expr::utils::conjunction;
-use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::logical_expr::{
+    Expr, LogicalPlan, LogicalPlanBuilder, TableProviderFilterPushDown, TableType,
+};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 #[async_trait]
 impl TableProvider for DeltaTable {
+    /// What INSERT takes. Where that is more than the table keeps, [`Self::get_logical_plan`] shows
+    /// queries what it keeps.
     fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.shape.schema)
+        Arc::clone(&self.shape.input)
+    }
+
+    fn get_logical_plan(&self) -> Option<Cow<'_, LogicalPlan>> {
+        if self.shape.rules.unstored.is_empty() {
+            return None;
+        }
+        let kept = StoredColumns { table: self.this.upgrade()? };
+        let scan = LogicalPlanBuilder::scan(self.name(), provider_as_source(Arc::new(kept)), None);
+        Some(Cow::Owned(scan.ok()?.build().ok()?))
     }
 
     fn table_type(&self) -> TableType {
@@ -47,8 +62,69 @@ impl TableProvider for DeltaTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let view = self.view();
-        let schema = self.schema();
+        self.scan_view(&self.view(), state, projection, filters, limit)
+    }
+
+    async fn insert_into(
+        &self,
+        _: &dyn Session,
+        input: Arc<dyn ExecutionPlan>,
+        operation: InsertOp,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        if operation != InsertOp::Append {
+            let what = format!("INSERT {operation}");
+            return Err(DeltaError::Unsupported { what }.into());
+        }
+        let sink = UpsertSink::new(self);
+        Ok(Arc::new(DataSinkExec::new(input, Arc::new(sink), None)))
+    }
+}
+
+/// A table as queries see it whose INSERT takes more columns.
+#[derive(Debug)]
+struct StoredColumns {
+    table: Arc<DeltaTable>,
+}
+
+#[async_trait]
+impl TableProvider for StoredColumns {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.table.shape.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> Result<Vec<TableProviderFilterPushDown>> {
+        self.table.supports_filters_pushdown(filters)
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.table.scan_view(&self.table.view(), state, projection, filters, limit)
+    }
+}
+
+impl DeltaTable {
+    /// Scans the files of `view`, in the columns that the table keeps.
+    fn scan_view(
+        &self,
+        view: &TableView,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let schema = Arc::clone(&self.shape.schema);
         let runtime = state.runtime_env();
         if runtime.object_store(&self.location.object_store_url).is_err() {
             let store = Arc::clone(&self.location.store);
@@ -89,20 +165,6 @@ impl TableProvider for DeltaTable {
             .with_limit(limit)
             .build();
         Ok(DataSourceExec::from_data_source(config))
-    }
-
-    async fn insert_into(
-        &self,
-        _: &dyn Session,
-        input: Arc<dyn ExecutionPlan>,
-        operation: InsertOp,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        if operation != InsertOp::Append {
-            let what = format!("INSERT {operation}");
-            return Err(DeltaError::Unsupported { what }.into());
-        }
-        let sink = UpsertSink::new(self);
-        Ok(Arc::new(DataSinkExec::new(input, Arc::new(sink), None)))
     }
 }
 

@@ -7,6 +7,12 @@ use std::sync::Arc;
 
 /// The property that holds the primary key: a JSON list of column names.
 pub(super) const PRIMARY_KEY: &str = "onefold.primaryKey";
+/// The property that holds the key of the key hash: 32 hexadecimal digits, random per table.
+pub(super) const HASH_KEY: &str = "onefold.hashKey";
+/// The property that holds the columns INSERT takes: a Delta schema, where some are not stored.
+pub(super) const INPUT: &str = "onefold.input";
+
+const RESERVED: &str = "__onefold";
 
 /// The declared schema in the types that Delta keeps; key columns are NOT NULL.
 pub(super) fn normalise(
@@ -17,6 +23,9 @@ pub(super) fn normalise(
     let wrong = |reason: String| DeltaError::Definition { table: table.to_owned(), reason };
     if primary_key.is_empty() {
         return Err(wrong("an upsert table needs a PRIMARY KEY".to_owned()));
+    }
+    if let Some(field) = declared.fields().iter().find(|own| own.name().starts_with(RESERVED)) {
+        return Err(wrong(format!("column {}: names in {RESERVED} are ours", field.name())));
     }
     for key in primary_key {
         let field = declared.field_with_name(key);
@@ -133,7 +142,7 @@ fn arrow_type(primitive: &PrimitiveType) -> Option<DataType> {
 pub(super) fn differences(
     (declared, declared_key): (&Schema, &[String]),
     (found, found_key): (&Schema, &[String]),
-) -> String {
+) -> Vec<String> {
     let mut all = Vec::new();
     let shown = |field: &Field| {
         let null = if field.is_nullable() { "" } else { " NOT NULL" };
@@ -162,5 +171,5 @@ pub(super) fn differences(
         let (found, declared) = (found_key.join(", "), declared_key.join(", "));
         all.push(format!("its primary key is ({found}), not ({declared})"));
     }
-    all.join("; ")
+    all
 }

@@ -27,7 +27,7 @@ impl UpsertSink {
     pub(super) fn new(table: &DeltaTable) -> Self {
         Self {
             table: Weak::clone(&table.this),
-            schema: nullable(&table.shape.schema),
+            schema: nullable(&table.shape.input),
             name: table.name().to_owned(),
         }
     }
@@ -69,7 +69,8 @@ impl DataSink for UpsertSink {
             next += count;
         }
         if next > 0 {
-            table.write(EpochRows { partitions: vec![batches] }).await?;
+            let staged = table.stage_rows(EpochRows { partitions: vec![batches] }).await?;
+            table.write(&staged, None).await?;
         }
         Ok(next)
     }

@@ -3,15 +3,18 @@
 use super::DeltaError;
 use super::files::Files;
 use super::index::KeyIndex;
-use super::log::{DeltaLog, primary_key};
-use super::schema::{PRIMARY_KEY, differences, from_kernel, normalise, to_kernel};
-use super::writer::RowShape;
+use super::log::{DeltaLog, property};
+use super::memory::{Memory, STATE_DOMAIN};
+use super::rules::{OPTIONS, TableRules, canonical, option_differences};
+use super::schema::{HASH_KEY, INPUT, PRIMARY_KEY, differences, from_kernel, normalise, to_kernel};
+use super::stage::RowShape;
 use crate::key::KeyHasher;
 use crate::store::{Location, probe_put_if_absent};
 use crate::types::{Clock, Entropy};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
+use delta_kernel::schema::StructType;
 use delta_kernel::snapshot::SnapshotRef;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
@@ -47,12 +50,13 @@ impl Default for DeltaSettings {
 /// An upsert table; one per location and process.
 pub struct DeltaTable {
     pub(super) location: Location,
-    pub(super) primary_key: Vec<String>,
     pub(super) settings: DeltaSettings,
     pub(super) entropy: Arc<dyn Entropy>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) log: DeltaLog,
     pub(super) shape: RowShape,
+    /// As they were declared.
+    options: BTreeMap<String, String>,
     pub(super) writer: tokio::sync::Mutex<Writer>,
     view: RwLock<Arc<TableView>>,
     /// For the sink of a plan, which may outlive the statement.
@@ -73,6 +77,8 @@ pub(super) struct Writer {
     pub(super) files: Files,
     /// Built when the table is first written.
     pub(super) index: Option<KeyIndex>,
+    /// Loaded when the table is first written.
+    pub(super) memory: Option<Memory>,
     /// When the log was last listed, or a commit of ours followed the head.
     pub(super) listed: Duration,
     /// Whether a commit was sent and its outcome was not seen.
@@ -108,48 +114,44 @@ impl DeltaTable {
         let log = DeltaLog::new(location.clone(), Arc::clone(&clock));
         let declared = match &definition {
             Some(definition) => {
-                refuse_options(name, &definition.options)?;
-                Some(normalise(name, &definition.schema, &definition.primary_key)?)
+                let TableDefinition { schema, primary_key, options } = definition;
+                let input = normalise(name, schema, primary_key)?;
+                let rules = TableRules::try_new(name, &input, primary_key, options)?;
+                Some((input, rules))
             }
             None => None,
         };
         let missing = || DeltaError::Missing { location: location.url.to_string() };
         let snapshot = match (log.load().await?, &definition, &declared) {
             (Some(snapshot), ..) => snapshot,
-            (None, Some(definition), Some(declared)) => {
-                let properties = properties(definition);
-                log.create(to_kernel(declared)?, properties).await?;
+            (None, Some(definition), Some((input, rules))) => {
+                let properties = properties(definition, input, rules, entropy.as_ref())?;
+                log.create(to_kernel(&stored(input, rules))?, properties).await?;
                 log.load().await?.ok_or_else(missing)?
             }
             (None, ..) => return Err(missing()),
         };
-        let schema = from_kernel(&snapshot.schema())?;
-        let primary_key = primary_key(&snapshot).ok_or_else(|| DeltaError::Mismatch {
-            table: name.to_owned(),
-            location: location.url.to_string(),
-            differences: "it has no primary key, so it was not made by onefold".to_owned(),
-        })?;
-        let hasher = hasher(&schema, &primary_key, entropy.as_ref())?;
+        let shape = shape_of(name, &location, &snapshot, entropy.as_ref())?;
         let files = Files::load(&location, log.files(Arc::clone(&snapshot)).await?).await?;
         let view = TableView { version: snapshot.version(), files: files.clone() };
+        let options = property(&snapshot, OPTIONS).unwrap_or_default();
         let writer = Writer {
             snapshot,
             files,
             index: None,
+            memory: None,
             listed: clock.monotonic(),
             is_unknown: false,
             is_probed: false,
         };
-        let table = name.to_owned();
-        let shape = RowShape { table, schema, primary_key: primary_key.clone(), hasher };
         let opened = Arc::new_cyclic(|this| Self {
             location,
-            primary_key,
             settings,
             entropy,
             clock,
             log,
             shape,
+            options,
             writer: tokio::sync::Mutex::new(writer),
             view: RwLock::new(Arc::new(view)),
             this: Weak::clone(this),
@@ -175,7 +177,7 @@ impl DeltaTable {
     /// The columns of the primary key, in its order.
     #[must_use]
     pub fn primary_key(&self) -> &[String] {
-        &self.primary_key
+        &self.shape.primary_key
     }
 
     /// The newest version this process knows.
@@ -196,11 +198,14 @@ impl DeltaTable {
     ///
     /// [`DeltaError::Mismatch`] with each difference.
     pub fn check(&self, definition: &TableDefinition) -> Result<(), DeltaError> {
-        refuse_options(self.name(), &definition.options)?;
-        let declared = normalise(self.name(), &definition.schema, &definition.primary_key)?;
-        let own = (declared.as_ref(), definition.primary_key.as_slice());
-        let differences =
-            differences(own, (self.shape.schema.as_ref(), self.primary_key.as_slice()));
+        let TableDefinition { schema, primary_key, options } = definition;
+        let declared = normalise(self.name(), schema, primary_key)?;
+        TableRules::try_new(self.name(), &declared, primary_key, options)?;
+        let own = (declared.as_ref(), primary_key.as_slice());
+        let found = (self.shape.input.as_ref(), self.primary_key());
+        let mut all = differences(own, found);
+        all.extend(option_differences(&canonical(options), &self.options));
+        let differences = all.join("; ");
         if differences.is_empty() {
             return Ok(());
         }
@@ -229,6 +234,7 @@ impl DeltaTable {
         let listed = self.clock.monotonic();
         let head = self.log.reload(&writer.snapshot).await?;
         if head.version() != writer.snapshot.version() || writer.is_unknown {
+            writer.memory = None;
             if !writer.is_unknown && self.keeps_files(&writer.snapshot, &head).await? {
                 writer.snapshot = head;
                 writer.listed = listed;
@@ -273,54 +279,80 @@ impl DeltaTable {
             self.catch_up(writer).await?;
         }
         if writer.index.is_none() {
-            let RowShape { schema, primary_key, hasher, .. } = &self.shape;
-            let index =
-                KeyIndex::build(&self.location, &writer.files, schema, primary_key, hasher).await?;
+            let index = KeyIndex::build(&self.location, &writer.files, &self.shape).await?;
             tracing::debug!(table = self.name(), keys = index.len(), "key index built");
             writer.index = Some(index);
+        }
+        if writer.memory.is_none() {
+            let domains = self.log.domains(&writer.snapshot).await?;
+            let named = domains.iter().find(|(domain, _)| domain == STATE_DOMAIN);
+            let configuration = named.map(|(_, configuration)| configuration.as_str());
+            writer.memory = Some(Memory::load(&self.location, configuration).await?);
         }
         Ok(())
     }
 }
 
-fn refuse_options(table: &str, options: &HashMap<String, String>) -> Result<(), DeltaError> {
-    let mut names: Vec<&String> = options.keys().collect();
-    names.sort();
-    if let Some(option) = names.first() {
-        let name = option.strip_prefix("format.").unwrap_or(option);
-        let reason = match name {
-            "sequence_by" | "op_column" | "merge_mode" | "tombstone_horizon" => {
-                format!("option '{name}' is not supported yet")
-            }
-            _ => format!("no option '{name}'; a table has the options of its store only"),
-        };
-        return Err(DeltaError::Definition { table: table.to_owned(), reason });
+/// What a table found at `location` takes and holds.
+fn shape_of(
+    name: &str,
+    location: &Location,
+    snapshot: &SnapshotRef,
+    entropy: &dyn Entropy,
+) -> Result<RowShape, DeltaError> {
+    let schema = from_kernel(&snapshot.schema())?;
+    let primary_key: Vec<String> =
+        property(snapshot, PRIMARY_KEY).ok_or_else(|| DeltaError::Mismatch {
+            table: name.to_owned(),
+            location: location.url.to_string(),
+            differences: "it has no primary key, so it was not made by onefold".to_owned(),
+        })?;
+    let input = match property::<StructType>(snapshot, INPUT) {
+        Some(input) => from_kernel(&input)?,
+        None => Arc::clone(&schema),
+    };
+    let options: HashMap<String, String> = property(snapshot, OPTIONS).unwrap_or_default();
+    let rules = TableRules::try_new(name, &input, &primary_key, &options)?;
+    let mut types = Vec::with_capacity(primary_key.len());
+    for key in &primary_key {
+        types.push(schema.field_with_name(key)?.data_type().clone());
     }
-    Ok(())
+    let known = snapshot.metadata_configuration().get(HASH_KEY);
+    let known = known.and_then(|digits| u128::from_str_radix(digits, 16).ok());
+    let hasher =
+        KeyHasher::try_new(known.map_or_else(|| entropy.bits(), u128::to_be_bytes), &types)?;
+    Ok(RowShape::new(name.to_owned(), input, primary_key, hasher, rules))
 }
 
-fn properties(definition: &TableDefinition) -> Vec<(String, String)> {
-    let key = serde_json::to_string(&definition.primary_key).unwrap_or_default();
-    let all = vec![
+/// The columns of `input` that the table keeps.
+fn stored(input: &Schema, rules: &TableRules) -> Schema {
+    let kept = input.fields().iter().filter(|field| !rules.unstored.contains(field.name()));
+    Schema::new(kept.cloned().collect::<Vec<_>>())
+}
+
+fn properties(
+    definition: &TableDefinition,
+    input: &Schema,
+    rules: &TableRules,
+    entropy: &dyn Entropy,
+) -> Result<Vec<(String, String)>, DeltaError> {
+    let damaged = |error: serde_json::Error| DeltaError::Damaged { reason: error.to_string() };
+    let mut all = vec![
         ("delta.feature.deletionVectors", "supported".to_owned()),
         ("delta.enableDeletionVectors", "true".to_owned()),
         ("delta.feature.domainMetadata", "supported".to_owned()),
         ("delta.enableInCommitTimestamps", "true".to_owned()),
         ("delta.deletedFileRetentionDuration", "interval 1 hours".to_owned()),
         ("delta.logRetentionDuration", "interval 2 days".to_owned()),
-        (PRIMARY_KEY, key),
+        (PRIMARY_KEY, serde_json::to_string(&definition.primary_key).map_err(damaged)?),
+        (HASH_KEY, format!("{:032x}", u128::from_be_bytes(entropy.bits()))),
     ];
-    all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
-}
-
-fn hasher(
-    schema: &SchemaRef,
-    primary_key: &[String],
-    entropy: &dyn Entropy,
-) -> Result<KeyHasher, DeltaError> {
-    let mut types = Vec::with_capacity(primary_key.len());
-    for key in primary_key {
-        types.push(schema.field_with_name(key)?.data_type().clone());
+    if !definition.options.is_empty() {
+        let options = canonical(&definition.options);
+        all.push((OPTIONS, serde_json::to_string(&options).map_err(damaged)?));
     }
-    Ok(KeyHasher::try_new(entropy.bits(), &types)?)
+    if !rules.unstored.is_empty() {
+        all.push((INPUT, serde_json::to_string(&to_kernel(input)?).map_err(damaged)?));
+    }
+    Ok(all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }

@@ -3,11 +3,11 @@
 use super::PipelineError;
 use crate::commit::{MANIFEST_FORMAT, Manifest, ManifestRef};
 use crate::state::EncodedState;
+use crate::store::{WholeError, read_whole, sha256_of};
 use crate::types::StateFile;
 use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
-use sha2::{Digest, Sha256};
 
 /// Reads the manifest that `named` names.
 pub(super) async fn read_manifest(
@@ -71,32 +71,16 @@ pub(super) async fn write_state(
 }
 
 async fn read(store: &dyn ObjectStore, path: &str, sha256: &str) -> Result<Bytes, PipelineError> {
-    let unreachable = |cause| match cause {
-        object_store::Error::NotFound { .. } => {
-            PipelineError::Damaged { path: path.to_owned(), reason: "is missing".to_owned() }
-        }
-        cause => PipelineError::Store { path: path.to_owned(), cause },
-    };
-    let found = store.get(&Path::from(path)).await.map_err(unreachable)?;
-    let bytes = found.bytes().await.map_err(unreachable)?;
-    if sha256_of(&bytes) != sha256 {
-        let reason = "is not what was written: its SHA-256 is another".to_owned();
-        return Err(PipelineError::Damaged { path: path.to_owned(), reason });
-    }
-    Ok(bytes)
+    let path = path.to_owned();
+    read_whole(store, &path, sha256).await.map_err(|error| match error {
+        WholeError::Store(cause) => PipelineError::Store { path, cause },
+        error => PipelineError::Damaged { path, reason: error.to_string() },
+    })
 }
 
 async fn write(store: &dyn ObjectStore, path: &str, bytes: Bytes) -> Result<(), PipelineError> {
     let put = store.put(&Path::from(path), bytes.into()).await;
     put.map(|_| ()).map_err(|cause| PipelineError::Store { path: path.to_owned(), cause })
-}
-
-fn sha256_of(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use super::keep::{read_state, write_manifest, write_state};
 use super::{PipelineError, PipelineParts};
 use crate::commit::{
     LedgerRow, MANIFEST_FORMAT, Manifest, ManifestRef, OperatorManifest, Outcome, Proposal,
-    SourceManifest,
+    RowsChanged, SourceManifest,
 };
 use crate::state::EncodedState;
 use crate::types::{Incarnation, StateFile, Watermark};
@@ -28,9 +28,7 @@ pub(super) struct Published {
 pub(super) struct Committed {
     pub(super) published: Published,
     pub(super) version: u64,
-    pub(super) rows_inserted: u64,
-    pub(super) rows_updated: u64,
-    pub(super) bytes_written: u64,
+    pub(super) changed: RowsChanged,
     pub(super) ledger: Vec<LedgerRow>,
     pub(super) commit_us: u64,
 }
@@ -72,7 +70,6 @@ pub(super) async fn publish(
     };
     let store = parts.ledger.store();
     let named = write_manifest(store.as_ref(), &manifest).await?;
-    let bytes_written = staged.bytes;
     let outcome = parts.ledger.commit(Proposal {
         pipeline: parts.id.clone(),
         incarnation: published.incarnation,
@@ -82,14 +79,12 @@ pub(super) async fn publish(
     });
     match outcome.await? {
         Outcome::Fenced { by } => Err(PipelineError::Fenced { pipeline: parts.id, by }),
-        Outcome::Committed { version, rows_inserted, rows_updated } => {
+        Outcome::Committed { version, changed } => {
             published.manifest = Some(named);
             Ok(Committed {
                 published,
                 version,
-                rows_inserted,
-                rows_updated,
-                bytes_written,
+                changed,
                 ledger: manifest.ledger,
                 commit_us: parts.clock.monotonic().saturating_sub(began).as_micros() as u64,
             })

@@ -208,9 +208,11 @@ impl Core {
             status.version = version;
             status.epochs += 1;
             status.add(&committed.ledger);
-            status.rows_inserted += committed.rows_inserted;
-            status.rows_updated += committed.rows_updated;
-            status.bytes_written += committed.bytes_written;
+            status.rows_inserted += committed.changed.rows_inserted;
+            status.rows_updated += committed.changed.rows_updated;
+            status.rows_deleted += committed.changed.rows_deleted;
+            status.rows_ignored += committed.changed.rows_ignored;
+            status.bytes_written += committed.changed.bytes_written;
             status.commit_us += committed.commit_us;
             status.watermark = progress.watermark;
             status.state_bytes = progress.state_bytes;

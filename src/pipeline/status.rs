@@ -28,6 +28,10 @@ pub struct PipelineStatus {
     pub rows_inserted: u64,
     /// Rows that replaced one of the same primary key.
     pub rows_updated: u64,
+    /// Rows that left the table.
+    pub rows_deleted: u64,
+    /// Rows that lost against what the table held: of an older sequence, or where the first stays.
+    pub rows_ignored: u64,
     /// Event time of the oldest late row.
     pub oldest_late: Option<EventTime>,
     /// The lowest watermark of the sources.

@@ -23,9 +23,11 @@ mod error;
 mod location;
 mod parquet;
 mod probe;
+mod whole;
 
 pub use durable::DurableLocal;
 pub use error::StoreError;
 pub use location::{Location, is_store_option, open_location};
 pub use parquet::ParquetObject;
 pub use probe::probe_put_if_absent;
+pub use whole::{WholeError, read_whole, sha256_of};

@@ -1,5 +1,7 @@
 //! What several tests need: sessions over one store, logs, and the oracle of DESIGN 2.
 
+pub(crate) mod tables;
+
 use onefold::arrow::array::cast::AsArray;
 use onefold::arrow::array::types::{Int64Type, UInt64Type};
 use onefold::arrow::array::{ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray};

@@ -1,30 +1,23 @@
-//! Rows to data files, and back.
+//! Rows to data files that nobody sees yet.
 
 use super::DeltaError;
-use super::files::LiveFile;
+use super::data::{FILE_ROWS_MAX, write_file};
+use super::rules::TableRules;
 use crate::key::{Entry, KeyHasher, KeyTable};
-use crate::store::{Location, ParquetObject};
+use crate::store::Location;
 use crate::types::POSITION_COLUMN;
 use arrow::array::cast::AsArray;
 use arrow::array::types::UInt64Type;
 use arrow::array::{Array, ArrayRef, BooleanArray};
 use arrow::compute::{cast, concat_batches, filter_record_batch};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use bytes::Bytes;
 use datafusion::common::runtime::SpawnedTask;
-use datafusion::parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
-use datafusion::parquet::arrow::{ArrowWriter, ProjectionMask};
-use datafusion::parquet::basic::{Compression, ZstdLevel};
-use datafusion::parquet::file::properties::WriterProperties;
-use futures::TryStreamExt;
-use object_store::ObjectStoreExt;
 use std::sync::Arc;
-use uuid::Uuid;
 
-/// Rows of one data file at most.
-pub(super) const FILE_ROWS_MAX: usize = 1_000_000;
+/// Begins the names of columns that files hold and tables do not show: sequences.
+pub(super) const SEQUENCE_PREFIX: &str = "__onefold_sequence_";
 /// Threads at most that one commit computes with.
 const THREADS_MAX: usize = 8;
 /// Rows worth a file, and a core, of their own.
@@ -45,9 +38,15 @@ pub(super) struct StagedFile {
 #[derive(Clone, Debug)]
 pub(super) struct RowShape {
     pub(super) table: String,
+    /// What INSERT takes.
+    pub(super) input: SchemaRef,
+    /// What the table shows: the input without the columns that are not stored.
     pub(super) schema: SchemaRef,
+    /// What its files hold: the schema, and the sequences that it does not show.
+    pub(super) file: SchemaRef,
     pub(super) primary_key: Vec<String>,
     pub(super) hasher: KeyHasher,
+    pub(super) rules: Arc<TableRules>,
 }
 
 /// Rows with their keys and positions.
@@ -58,6 +57,54 @@ struct Keyed {
 }
 
 impl RowShape {
+    /// The shape of a table that takes the columns of `input`.
+    pub(super) fn new(
+        table: String,
+        input: SchemaRef,
+        primary_key: Vec<String>,
+        hasher: KeyHasher,
+        rules: TableRules,
+    ) -> Self {
+        let is_stored = |field: &&Arc<Field>| !rules.unstored.contains(field.name());
+        let stored: Vec<_> = input.fields().iter().filter(is_stored).cloned().collect();
+        let hidden = rules.sequence_by.iter().filter(|name| rules.unstored.contains(name));
+        let hidden = hidden.filter_map(|name| {
+            let field = input.field_with_name(name).ok()?.clone();
+            Some(Arc::new(field.with_name(format!("{SEQUENCE_PREFIX}{name}")).with_nullable(false)))
+        });
+        let held: Vec<_> = stored.iter().cloned().chain(hidden).collect();
+        Self {
+            table,
+            input,
+            schema: Arc::new(Schema::new(stored)),
+            file: Arc::new(Schema::new(held)),
+            primary_key,
+            hasher,
+            rules: Arc::new(rules),
+        }
+    }
+
+    /// The columns of a file that order its rows, by name; none if rows count as they arrive.
+    pub(super) fn sequence_fields(&self) -> Vec<Field> {
+        let names = self.rules.sequence_by.iter();
+        let fields = names.filter_map(|name| {
+            let hidden = format!("{SEQUENCE_PREFIX}{name}");
+            self.file.field_with_name(name).or_else(|_| self.file.field_with_name(&hidden)).ok()
+        });
+        fields.cloned().collect()
+    }
+
+    /// The columns of a file that tell whose row it is, and which of two counts.
+    pub(super) fn key_schema(&self) -> Result<SchemaRef, DeltaError> {
+        let mut fields = Vec::new();
+        for name in &self.primary_key {
+            fields.push(self.file.field_with_name(name)?.clone());
+        }
+        let is_new = |field: &Field| !self.primary_key.contains(field.name());
+        fields.extend(self.sequence_fields().into_iter().filter(is_new));
+        Ok(Arc::new(Schema::new(fields)))
+    }
+
     /// Chooses the last row of each key and writes the rest to new files.
     pub(super) async fn stage(
         &self,
@@ -131,15 +178,31 @@ impl RowShape {
             };
             if !field.is_nullable() && column.null_count() > 0 {
                 let row = (0..column.len()).find(|row| column.is_null(*row)).unwrap_or_default();
-                return Err(DeltaError::NullValue {
-                    table: self.table.clone(),
-                    column: field.name().clone(),
-                    row: show(batch, row),
-                });
+                return Err(self.null_in(field.name(), batch, row));
             }
             columns.push(column);
         }
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+    }
+
+    /// Refuses rows with a NULL where the table has none.
+    pub(super) fn refuse_nulls(&self, rows: &RecordBatch) -> Result<(), DeltaError> {
+        for (field, column) in self.file.fields().iter().zip(rows.columns()) {
+            if !field.is_nullable()
+                && let Some(row) = (0..column.len()).find(|row| column.is_null(*row))
+            {
+                return Err(self.null_in(field.name(), rows, row));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn null_in(&self, column: &str, rows: &RecordBatch, row: usize) -> DeltaError {
+        DeltaError::NullValue {
+            table: self.table.clone(),
+            column: column.strip_prefix(SEQUENCE_PREFIX).unwrap_or(column).to_owned(),
+            row: show(rows, row),
+        }
     }
 }
 
@@ -234,78 +297,6 @@ fn group(
     joined.collect()
 }
 
-/// Writes one data file under a fresh name.
-pub(super) async fn write_file(
-    location: &Location,
-    rows: RecordBatch,
-    hashes: Vec<u128>,
-    now_ms: i64,
-) -> Result<StagedFile, DeltaError> {
-    let encoded = rows.clone();
-    let bytes = join(SpawnedTask::spawn_blocking(move || encode(&encoded))).await?;
-    let path = format!("part-{}.parquet", Uuid::new_v4());
-    let size_bytes = bytes.len() as u64;
-    location.store.put(&location.path(&path), bytes.into()).await?;
-    Ok(StagedFile { path, size_bytes, modified_ms: now_ms, rows, hashes })
-}
-
-fn encode(rows: &RecordBatch) -> Result<Bytes, DeltaError> {
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
-        .set_dictionary_page_size_limit(128 << 10)
-        .build();
-    let mut bytes = Vec::with_capacity(rows.get_array_memory_size() / 4);
-    let mut writer = ArrowWriter::try_new(&mut bytes, rows.schema(), Some(properties))?;
-    writer.write(rows)?;
-    writer.close()?;
-    Ok(bytes.into())
-}
-
-/// The live rows of a file and the number of each within the file; `columns` are read, or all.
-pub(super) async fn read_file(
-    location: &Location,
-    file: &LiveFile,
-    schema: &SchemaRef,
-    columns: Option<&[String]>,
-) -> Result<Vec<(RecordBatch, Vec<u32>)>, DeltaError> {
-    let reader = ParquetObject {
-        store: Arc::clone(&location.store),
-        path: location.path(&file.path),
-        size_bytes: file.size_bytes.unsigned_abs(),
-    };
-    let mut builder = ParquetRecordBatchStreamBuilder::new(reader).await?;
-    if let Some(columns) = columns {
-        let names = columns.iter().map(String::as_str);
-        let mask = ProjectionMask::columns(builder.parquet_schema(), names);
-        builder = builder.with_projection(mask);
-    }
-    if let Some(selection) = file.selection() {
-        builder = builder.with_row_selection(selection);
-    }
-    let batches: Vec<RecordBatch> = builder.with_batch_size(65_536).build()?.try_collect().await?;
-    let masked = file.vector.as_ref().map(|(_, masked)| masked);
-    let mut live = (0..file.rows).filter(|row| !masked.is_some_and(|masked| masked.contains(*row)));
-    let mut read = Vec::with_capacity(batches.len());
-    for batch in batches {
-        let rows = live.by_ref().take(batch.num_rows()).map(|row| row as u32).collect();
-        let fields = schema
-            .fields()
-            .iter()
-            .filter(|field| batch.schema().column_with_name(field.name()).is_some());
-        let mut arrays = Vec::new();
-        let mut kept = Vec::new();
-        for field in fields {
-            if let Some(column) = batch.column_by_name(field.name()) {
-                arrays.push(cast(column, field.data_type())?);
-                kept.push(Arc::clone(field));
-            }
-        }
-        let shaped = Arc::new(arrow::datatypes::Schema::new(kept));
-        read.push((RecordBatch::try_new(shaped, arrays)?, rows));
-    }
-    Ok(read)
-}
-
 /// The columns of the key, in its order.
 pub(super) fn key_columns(
     rows: &RecordBatch,
@@ -331,7 +322,8 @@ pub(super) async fn join<T: Send + 'static>(
     task.join_unwind().await.map_err(|error| DeltaError::Task(Box::new(error)))?
 }
 
-fn show(batch: &RecordBatch, row: usize) -> String {
+/// A row for people.
+pub(super) fn show(batch: &RecordBatch, row: usize) -> String {
     let options = FormatOptions::default().with_null("NULL");
     let schema = batch.schema();
     let cells = schema.fields().iter().zip(batch.columns()).filter_map(|(field, column)| {

@@ -1,0 +1,190 @@
+//! Data files: written once under fresh names, and read by rows.
+
+use super::DeltaError;
+use super::files::{Files, LiveFile};
+use super::index::Place;
+use super::stage::{SEQUENCE_PREFIX, StagedFile, join};
+use crate::store::{Location, ParquetObject};
+use arrow::array::{Array, new_null_array};
+use arrow::compute::{cast, interleave_record_batch};
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+use datafusion::common::runtime::SpawnedTask;
+use datafusion::parquet::arrow::arrow_reader::RowSelection;
+use datafusion::parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
+use datafusion::parquet::arrow::{ArrowWriter, ProjectionMask};
+use datafusion::parquet::basic::{Compression, ZstdLevel};
+use datafusion::parquet::file::properties::WriterProperties;
+use futures::{StreamExt, TryStreamExt};
+use object_store::ObjectStoreExt;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// Rows of one data file at most.
+pub(super) const FILE_ROWS_MAX: usize = 1_000_000;
+/// Files read side by side.
+const READS: usize = 8;
+const BATCH_ROWS: usize = 65_536;
+
+/// Writes one data file under a fresh name.
+pub(super) async fn write_file(
+    location: &Location,
+    rows: RecordBatch,
+    hashes: Vec<u128>,
+    now_ms: i64,
+) -> Result<StagedFile, DeltaError> {
+    let encoded = rows.clone();
+    let bytes = join(SpawnedTask::spawn_blocking(move || encode(&encoded))).await?;
+    let path = format!("part-{}.parquet", Uuid::new_v4());
+    let size_bytes = bytes.len() as u64;
+    location.store.put(&location.path(&path), bytes.into()).await?;
+    Ok(StagedFile { path, size_bytes, modified_ms: now_ms, rows, hashes })
+}
+
+/// Writes `rows` to as many files as they need.
+pub(super) async fn write_files(
+    location: &Location,
+    rows: &RecordBatch,
+    hashes: &[u128],
+    now_ms: i64,
+) -> Result<Vec<Arc<StagedFile>>, DeltaError> {
+    let mut files = Vec::new();
+    let mut from = 0;
+    while from < rows.num_rows() {
+        let length = (rows.num_rows() - from).min(FILE_ROWS_MAX);
+        let part = hashes[from..from + length].to_vec();
+        let written = write_file(location, rows.slice(from, length), part, now_ms).await?;
+        files.push(Arc::new(written));
+        from += length;
+    }
+    Ok(files)
+}
+
+fn encode(rows: &RecordBatch) -> Result<Bytes, DeltaError> {
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
+        .set_dictionary_page_size_limit(128 << 10)
+        .build();
+    let mut bytes = Vec::with_capacity(rows.get_array_memory_size() / 4);
+    let mut writer = ArrowWriter::try_new(&mut bytes, rows.schema(), Some(properties))?;
+    writer.write(rows)?;
+    writer.close()?;
+    Ok(bytes.into())
+}
+
+/// The live rows of a file, in the columns of `schema`, and the number of each within the file.
+pub(super) async fn read_file(
+    location: &Location,
+    file: &LiveFile,
+    schema: &SchemaRef,
+) -> Result<Vec<(RecordBatch, Vec<u32>)>, DeltaError> {
+    let batches = read(location, file, schema, file.selection()).await?;
+    let masked = file.vector.as_ref().map(|(_, masked)| masked);
+    let mut live = (0..file.rows).filter(|row| !masked.is_some_and(|masked| masked.contains(*row)));
+    let numbered = batches.into_iter().map(|batch| {
+        let rows = live.by_ref().take(batch.num_rows()).map(|row| row as u32).collect();
+        (batch, rows)
+    });
+    Ok(numbered.collect())
+}
+
+/// The rows at `places`, which are all different, in their order and in the columns of `schema`.
+pub(super) async fn read_rows(
+    location: &Location,
+    files: &Files,
+    places: &[Place],
+    schema: &SchemaRef,
+) -> Result<RecordBatch, DeltaError> {
+    if places.is_empty() {
+        return Ok(RecordBatch::new_empty(Arc::clone(schema)));
+    }
+    let mut wanted: BTreeMap<u32, Vec<(u32, usize)>> = BTreeMap::new();
+    for (index, (file, row)) in places.iter().enumerate() {
+        wanted.entry(*file).or_default().push((*row, index));
+    }
+    let reads = wanted.into_iter().map(|(ordinal, mut rows)| async move {
+        let file = files.get(ordinal).ok_or_else(|| DeltaError::Damaged {
+            reason: format!("the key index names file {ordinal}, which is not there"),
+        })?;
+        rows.sort_unstable();
+        let ranges = rows.iter().map(|(row, _)| *row as usize..*row as usize + 1);
+        let selection = RowSelection::from_consecutive_ranges(ranges, file.rows as usize);
+        let batches = read(location, file, schema, Some(selection)).await?;
+        Ok::<_, DeltaError>((batches, rows))
+    });
+    let read: Vec<_> = futures::stream::iter(reads).buffered(READS).try_collect().await?;
+    let mut batches = Vec::new();
+    let mut found = vec![(0, 0); places.len()];
+    for (own, rows) in read {
+        let mut indices = rows.iter().map(|(_, index)| *index);
+        for batch in own {
+            for row in 0..batch.num_rows() {
+                if let Some(index) = indices.next() {
+                    found[index] = (batches.len(), row);
+                }
+            }
+            batches.push(batch);
+        }
+        if indices.next().is_some() {
+            let reason = "a data file has fewer rows than the log says".to_owned();
+            return Err(DeltaError::Damaged { reason });
+        }
+    }
+    let all: Vec<&RecordBatch> = batches.iter().collect();
+    Ok(interleave_record_batch(&all, &found)?)
+}
+
+async fn read(
+    location: &Location,
+    file: &LiveFile,
+    schema: &SchemaRef,
+    selection: Option<RowSelection>,
+) -> Result<Vec<RecordBatch>, DeltaError> {
+    let reader = ParquetObject {
+        store: Arc::clone(&location.store),
+        path: location.path(&file.path),
+        size_bytes: file.size_bytes.unsigned_abs(),
+    };
+    let mut builder = ParquetRecordBatchStreamBuilder::new(reader).await?;
+    let names = schema.fields().iter().map(|field| field.name().as_str());
+    let mask = ProjectionMask::columns(builder.parquet_schema(), names);
+    builder = builder.with_projection(mask);
+    if let Some(selection) = selection {
+        builder = builder.with_row_selection(selection);
+    }
+    let batches: Vec<RecordBatch> =
+        builder.with_batch_size(BATCH_ROWS).build()?.try_collect().await?;
+    batches.iter().map(|batch| shape(batch, file, schema)).collect()
+}
+
+/// The columns of `schema`, in its types; what the file does not have is NULL.
+fn shape(
+    batch: &RecordBatch,
+    file: &LiveFile,
+    schema: &SchemaRef,
+) -> Result<RecordBatch, DeltaError> {
+    let mut columns = Vec::with_capacity(schema.fields().len());
+    for field in schema.fields() {
+        let column = match batch.column_by_name(field.name()) {
+            Some(column) if column.data_type() == field.data_type() => Arc::clone(column),
+            Some(column) => cast(column, field.data_type())?,
+            None if field.is_nullable() => new_null_array(field.data_type(), batch.num_rows()),
+            None => {
+                let (path, name) = (&file.path, field.name());
+                let reason = if name.starts_with(SEQUENCE_PREFIX) {
+                    format!(
+                        "{path} was rewritten by another engine, which lost the sequences of its \
+                         rows; restore the version before, or store the columns of 'sequence_by'"
+                    )
+                } else {
+                    format!("{path} has no column {name}")
+                };
+                return Err(DeltaError::Damaged { reason });
+            }
+        };
+        columns.push(column);
+    }
+    Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
+}
