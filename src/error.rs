@@ -101,6 +101,12 @@ impl From<SourceError> for Error {
     }
 }
 
+impl From<DeltaError> for Error {
+    fn from(error: DeltaError) -> Self {
+        Self { inner: error.into() }
+    }
+}
+
 impl From<PipelineError> for Error {
     fn from(error: PipelineError) -> Self {
         Self { inner: error.into() }

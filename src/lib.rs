@@ -25,6 +25,7 @@ pub use types::ErrorKind;
 
 /// What a program that embeds a session needs.
 pub mod prelude {
+    pub use crate::delta::WriteReport;
     pub use crate::error::Error;
     pub use crate::session::{OnefoldBuilderExt, OnefoldContextExt, PipelineHandle};
     pub use crate::types::{ErrorKind, Settings};

@@ -32,6 +32,7 @@ fn mistakes_of_the_user_end_with_one_and_say_where() {
     let message = text(&wrong.stderr);
     assert!(message.contains("line 4, column 1: WITHIN an interval needs a time"), "{message}");
     assert_eq!(onefold(&["sql", "-f", "no/such/file.sql"]).status.code(), Some(1));
+    assert_eq!(onefold(&["optimize", "/no/such/table"]).status.code(), Some(1));
     assert_eq!(onefold(&["nonsense"]).status.code(), Some(1));
     assert_eq!(onefold(&["--help"]).status.code(), Some(0));
 }
@@ -40,6 +41,30 @@ fn mistakes_of_the_user_end_with_one_and_say_where() {
 fn a_failure_while_running_ends_with_two() {
     let failed = onefold(&["sql", "-c", "SELECT 1 / (a - a) FROM (VALUES (1)) AS v(a)"]);
     assert_eq!(failed.status.code(), Some(2), "{}", text(&failed.stderr));
+}
+
+#[test]
+fn tables_are_kept_up_by_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let table = folder.path().join("t").display().to_string();
+    let create = format!(
+        "CREATE EXTERNAL TABLE t (k BIGINT, PRIMARY KEY (k)) STORED AS DELTA LOCATION '{table}';
+         INSERT INTO t VALUES (1); INSERT INTO t VALUES (2); DELETE FROM t WHERE k = 1"
+    );
+    let said = |arguments: &[&str]| {
+        let output = onefold(arguments);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    said(&["sql", "-c", &create]);
+    assert!(said(&["restore", &table, "--version", "2"]).contains("| 4       |"));
+    assert!(said(&["optimize", &table]).contains("| 5       | 2             | 1           |"));
+    assert!(said(&["checkpoint", &table]).contains("| 5       |"));
+    assert!(said(&["vacuum", &table, "--retain", "0 days"]).contains("| 5              |"));
+    let open = format!("CREATE EXTERNAL TABLE t STORED AS DELTA LOCATION '{table}'");
+    let query =
+        format!("{open}; SELECT count(*) FROM t; OPTIMIZE t; SELECT k FROM t VERSION AS OF 5");
+    assert!(said(&["sql", "--format", "csv", "-c", &query]).contains("count(*)\n2\n"));
 }
 
 fn onefold(arguments: &[&str]) -> Output {

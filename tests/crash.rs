@@ -2,8 +2,10 @@
 //! neither the table nor its ledger can tell. Every call and every fault is tried, so the test is
 //! exhaustive and has no seed.
 
+use crate::support::tables;
 use crate::support::{Expected, How, Row, batch, found, offsets_join, oracle, session, source};
 use futures::StreamExt;
+use onefold::datafusion::prelude::SessionContext;
 use onefold::object_store::ObjectStore;
 use onefold::object_store::ObjectStoreExt;
 use onefold::object_store::memory::InMemory;
@@ -59,6 +61,53 @@ fn one_lost_answer_is_survived_without_a_restart_or_with_one() {
             }
         }
     });
+}
+
+/// The sums of an aggregate table are of rows that came once, whatever was sent again.
+#[test]
+fn sums_are_exact_wherever_the_process_is_cut_off() {
+    const FAULTS: [Fault; 3] = [Fault::Lost, Fault::AppliedThenTimeout, Fault::AppliedLate];
+    runtime().block_on(async {
+        let (source, expected) = input();
+        let sums = |group: i64| -> (usize, i64) {
+            let own = expected.numbers.iter().filter(|number| **number % 3 == group);
+            (own.clone().count(), own.sum())
+        };
+        let expected: Vec<String> = (0..3)
+            .filter(|group| sums(*group).0 > 0)
+            .map(|group| format!("{group} {} {}", sums(group).0, sums(group).1))
+            .collect();
+        let counting = FaultyStore::once(Arc::new(InMemory::new()), NEVER, Fault::Lost);
+        run_sums(&as_store(&counting), &source).await.unwrap();
+        for fault in FAULTS {
+            for at in 1..=counting.calls() {
+                let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+                let faulty = FaultyStore::cut_off(Arc::clone(&inner), at, fault);
+                drop(run_sums(&as_store(&faulty), &source).await);
+                faulty.apply_late(NEVER).await;
+                let context = run_sums(&inner, &source).await.unwrap();
+                let found = tables::rows(&context, "SELECT * FROM sums ORDER BY g").await;
+                assert_eq!(found, expected, "{fault:?} at call {at}");
+            }
+        }
+    });
+}
+
+async fn run_sums(
+    store: &Arc<dyn ObjectStore>,
+    source: &MemorySource,
+) -> Result<SessionContext, Error> {
+    let how = How { partitions: 1, batch_size: 8192, epoch_rows_max: 25 };
+    let context = session(store, source, how).await?;
+    let sums = "CREATE EXTERNAL TABLE sums (g BIGINT, n BIGINT, total BIGINT, PRIMARY KEY (g))
+         STORED AS DELTA LOCATION 'memory:///sums'
+         OPTIONS ('merge_mode' 'aggregate', 'merge.n' 'count', 'merge.total' 'sum');
+         INSERT INTO sums SELECT n % 3 AS g, n, n AS total
+         FROM events DEDUP BY k WITHIN INTERVAL '20 microseconds'
+           ALLOWED LATENESS INTERVAL '3 microseconds' WHERE n % 7 <> 3";
+    context.run_sql(sums).await?;
+    context.pipeline("sums")?.run_until_idle().await?;
+    Ok(context)
 }
 
 /// Rows of two partitions for several epochs, with duplicates and late rows.

@@ -4,6 +4,7 @@
 
 mod cli;
 mod crash;
+mod dml;
 mod explain;
 mod pipelines;
 mod process;
@@ -11,3 +12,4 @@ mod rules;
 mod slt;
 mod support;
 mod tidy;
+mod upkeep;

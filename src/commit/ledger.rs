@@ -37,6 +37,26 @@ pub trait Ledger: Debug + Send + Sync {
     /// The last manifest of every pipeline that writes into the table.
     async fn manifests(&self) -> Result<Vec<(PipelineId, ManifestRef)>, CommitError>;
 
+    /// The last manifest of every pipeline, as of `version`.
+    async fn manifests_at(
+        &self,
+        version: u64,
+    ) -> Result<Vec<(PipelineId, ManifestRef)>, CommitError>;
+
+    /// Every pipeline that has committed an epoch, with who owns it now.
+    async fn heads(&self) -> Result<Vec<PipelineHead>, CommitError>;
+
+    /// Brings the rows of an older version back as a new commit, which is a new epoch of every
+    /// pipeline: its owner is fenced off, and whoever opens it next goes on from the manifest given.
+    ///
+    /// # Errors
+    ///
+    /// A version that is not kept; a pipeline that went on since [`Self::heads`] was asked.
+    async fn restore(&self, restoration: Restoration) -> Result<u64, CommitError>;
+
+    /// Waits for the upkeep that commits have begun beside themselves.
+    async fn rest(&self) {}
+
     /// The store that holds manifests and state files, rooted at the table: paths are relative to
     /// the table's root. What a `put` returned for is durable.
     fn store(&self) -> Arc<dyn ObjectStore>;
@@ -51,6 +71,26 @@ pub struct Opened {
     pub version: u64,
     /// The manifest of the last committed epoch; `None` if there is none yet.
     pub manifest: Option<ManifestRef>,
+}
+
+/// A pipeline as the head of the log knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PipelineHead {
+    /// The pipeline.
+    pub pipeline: PipelineId,
+    /// Its owner: the highest fence.
+    pub incarnation: Incarnation,
+    /// The manifest of its last epoch.
+    pub manifest: ManifestRef,
+}
+
+/// What a restore makes true.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restoration {
+    /// The version whose rows come back.
+    pub version: u64,
+    /// Every pipeline, as it will be: one incarnation and one epoch higher, with what it knew then.
+    pub pipelines: Vec<PipelineHead>,
 }
 
 /// Names a manifest and proves its content.

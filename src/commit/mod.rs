@@ -31,5 +31,8 @@ mod ledger;
 mod manifest;
 
 pub use error::CommitError;
-pub use ledger::{EpochRows, Ledger, ManifestRef, Opened, Outcome, Proposal, RowsChanged, Staged};
+pub use ledger::{
+    EpochRows, Ledger, ManifestRef, Opened, Outcome, PipelineHead, Proposal, Restoration,
+    RowsChanged, Staged,
+};
 pub use manifest::{LedgerRow, MANIFEST_FORMAT, Manifest, OperatorManifest, SourceManifest};

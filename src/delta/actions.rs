@@ -1,7 +1,8 @@
 //! The lines of a commit, read back.
 
 use super::DeltaError;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// What one commit did, as its JSON says.
 #[derive(Debug, Default)]
@@ -10,6 +11,8 @@ pub(super) struct Actions {
     pub(super) removes: Vec<Remove>,
     pub(super) txns: Vec<Txn>,
     pub(super) operation: Option<String>,
+    /// When it was committed, in milliseconds since the Unix epoch.
+    pub(super) at_ms: Option<i64>,
     /// The fresh id that every commit carries.
     pub(super) txn_id: Option<String>,
     /// Whether the schema, a property or the protocol changed.
@@ -35,6 +38,9 @@ pub(super) struct Add {
     pub(super) size: i64,
     pub(super) modification_time: i64,
     pub(super) stats: Option<String>,
+    /// Values of the partition columns, as text; a missing one is NULL.
+    #[serde(default)]
+    pub(super) partition_values: BTreeMap<String, Option<String>>,
     pub(super) deletion_vector: Option<Descriptor>,
 }
 
@@ -53,16 +59,19 @@ pub(super) struct Txn {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct CommitInfo {
+    timestamp: Option<i64>,
+    in_commit_timestamp: Option<i64>,
     operation: Option<String>,
     txn_id: Option<String>,
 }
 
 /// Where a deletion vector is, in the words of the Delta protocol.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Descriptor {
     pub(super) storage_type: String,
     pub(super) path_or_inline_dv: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) offset: Option<i32>,
     pub(super) size_in_bytes: i32,
     pub(super) cardinality: i64,
@@ -81,6 +90,7 @@ impl Actions {
             actions.txns.extend(line.txn);
             actions.changes_table |= line.metadata.is_some() || line.protocol.is_some();
             if let Some(info) = line.info {
+                actions.at_ms = info.in_commit_timestamp.or(info.timestamp);
                 actions.operation = info.operation;
                 actions.txn_id = info.txn_id;
             }

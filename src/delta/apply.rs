@@ -15,7 +15,7 @@ use super::files::LiveFile;
 use super::index::{KeyIndex, Slot, Undo, Upserted};
 use super::ledger::RACES_MAX;
 use super::log::{Answer, Change};
-use super::memory::{NextState, STATE_DOMAIN};
+use super::memory::{Added, NextState, STATE_DOMAIN};
 use super::resolve::{Current, Resolved};
 use super::stage::{StagedFile, join, threads};
 use super::table::{DeltaTable, STALE, Writer};
@@ -23,6 +23,7 @@ use super::wanted::Wanted;
 use super::{DeltaError, vectors};
 use crate::commit::{CommitError, EpochRows, RowsChanged};
 use arrow::record_batch::RecordBatch;
+use datafusion::common::config::ConfigOptions;
 use datafusion::common::runtime::SpawnedTask;
 use delta_kernel::snapshot::SnapshotRef;
 use object_store::ObjectStoreExt;
@@ -31,6 +32,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use uuid::Uuid;
 
+/// Actions since the last checkpoint that are worth another: at least so many, and so many for
+/// each live file.
+const ACTIONS_MIN: u64 = 10_000;
+const ACTIONS_PER_FILE: u64 = 10;
+const TOKEN: &str = "onefold.idempotency_token";
+
 type Vectors = BTreeMap<String, Arc<RoaringTreemap>>;
 
 /// What a write or an epoch did.
@@ -38,6 +45,8 @@ type Vectors = BTreeMap<String, Arc<RoaringTreemap>>;
 pub(super) struct Written {
     pub(super) version: u64,
     pub(super) changed: RowsChanged,
+    /// Whether nothing was done, as a write under the same token was made before.
+    pub(super) is_repeated: bool,
 }
 
 /// Rows that wait for their commit.
@@ -121,7 +130,7 @@ impl DeltaTable {
             version,
             "nothing is written: this idempotency token was used before, in that version"
         );
-        Some(Written { version, changed: RowsChanged::default() })
+        Some(Written { version, is_repeated: true, ..Written::default() })
     }
 
     /// Finds what the rows replace, masks it, and commits; `None` after a lost race.
@@ -171,7 +180,8 @@ impl DeltaTable {
             }
         };
         let token = change.token.take().map(|token| (token, writer.snapshot.version() + 1));
-        let state = self.next_state(writer, applied.tombstones.take(), token).await?;
+        let added = Added { tombstones: applied.tombstones.take(), token };
+        let state = self.next_state(writer, added).await?;
         change.adds = std::mem::take(&mut applied.adds);
         change.removes = std::mem::take(&mut applied.removes);
         change.metrics = Some(applied.changed);
@@ -193,7 +203,8 @@ impl DeltaTable {
         if let (Some(state), Some(memory)) = (state, &mut writer.memory) {
             memory.adopt(state);
         }
-        Ok(Some(Written { version: writer.snapshot.version(), changed: applied.changed }))
+        let version = writer.snapshot.version();
+        Ok(Some(Written { version, changed: applied.changed, is_repeated: false }))
     }
 
     /// Resolves what is asked of each key, and writes what that leaves to write.
@@ -244,12 +255,11 @@ impl DeltaTable {
     async fn next_state(
         &self,
         writer: &Writer,
-        tombstones: Option<RecordBatch>,
-        token: Option<(String, u64)>,
+        added: Added,
     ) -> Result<Option<NextState>, DeltaError> {
         let Some(memory) = &writer.memory else { return Ok(None) };
         let now_us = self.clock.now_us();
-        memory.next(&self.location, &self.shape, tombstones, token, now_us).await
+        memory.next(&self.location, &self.shape, added, now_us).await
     }
 
     /// Writes the vectors of the marked rows; a file without a live row is removed instead.
@@ -318,8 +328,16 @@ impl DeltaTable {
         writer.snapshot = snapshot;
         writer.listed = now;
         writer.is_unknown = false;
-        if version.is_multiple_of(self.settings.checkpoint_interval.max(1)) {
-            writer.snapshot = self.log.checkpoint(Arc::clone(&writer.snapshot)).await;
+        writer.actions += (actions.adds.len() + actions.removes.len()) as u64;
+        let live = writer.files.iter().count() as u64;
+        if version.is_multiple_of(self.settings.checkpoint_interval.max(1))
+            || writer.actions >= ACTIONS_MIN.max(live * ACTIONS_PER_FILE)
+        {
+            match self.log.checkpoint(Arc::clone(&writer.snapshot)).await {
+                Ok(snapshot) => writer.snapshot = snapshot,
+                Err(error) => tracing::warn!(version, %error, "no checkpoint"), // readers do without
+            }
+            writer.actions = 0;
         }
         self.publish(writer);
         Ok(())
@@ -376,4 +394,11 @@ impl Applied {
 pub(super) fn busy() -> CommitError {
     let reason = "others committed first every time".to_owned();
     CommitError::Conflict { version: 0, reason }
+}
+
+/// The idempotency token that the session has set for its next batch write.
+pub(super) fn token_of(options: &ConfigOptions) -> Option<String> {
+    let entries = options.entries().into_iter();
+    let mut tokens = entries.filter(|entry| entry.key == TOKEN).filter_map(|entry| entry.value);
+    tokens.next().filter(|token| !token.is_empty())
 }

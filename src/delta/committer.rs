@@ -36,6 +36,8 @@ pub(super) struct OnceCommitter {
     location: Location,
     clock: Arc<dyn Clock>,
     runtime: Handle,
+    /// Lines of ours, behind those of the kernel.
+    raw: Arc<[String]>,
     /// What was sent, and what became of it.
     sent: Arc<Mutex<Sent>>,
 }
@@ -54,7 +56,12 @@ enum Found {
 
 impl OnceCommitter {
     pub(super) fn new(location: Location, clock: Arc<dyn Clock>, runtime: Handle) -> Self {
-        Self { location, clock, runtime, sent: Arc::default() }
+        Self { location, clock, runtime, raw: Arc::from([]), sent: Arc::default() }
+    }
+
+    /// The same, which sends `lines` too.
+    pub(super) fn with_lines(self, lines: &[String]) -> Self {
+        Self { raw: lines.into(), ..self }
     }
 
     /// Takes what was sent.
@@ -113,10 +120,11 @@ struct NamedLine<'a> {
     remove: Option<Named<'a>>,
 }
 
-/// Takes the deletion time from removes whose file is added again with another vector: a remove
-/// without one is expired at once, so replaced vectors never fill checkpoints with tombstones. The
-/// file itself stays named by its add, and old vectors are kept by our own vacuum.
-fn forget_swaps(json: Vec<u8>) -> Bytes {
+/// Dates removes by our own clock, and takes the deletion time from those whose file is added again
+/// with another vector: a remove without one is expired at once, so replaced vectors never fill
+/// checkpoints with tombstones. The file itself stays named by its add, and old vectors are kept by
+/// our own vacuum.
+fn date_removes(json: &[u8], now_ms: i64) -> Vec<u8> {
     let lines: Vec<&[u8]> = json.split(|byte| *byte == b'\n').collect();
     let named: Vec<Option<NamedLine<'_>>> = lines.iter().map(|line| named(line)).collect();
     let add = |line: &'_ Option<NamedLine<'_>>| Some(line.as_ref()?.add.as_ref()?.path.to_string());
@@ -130,15 +138,18 @@ fn forget_swaps(json: Vec<u8>) -> Bytes {
         if index > 0 {
             tidied.push(b'\n');
         }
-        match deletion_time(line).filter(|_| is_swap(named)) {
-            Some(field) => {
-                tidied.extend_from_slice(&line[..field.start]);
-                tidied.extend_from_slice(&line[field.end..]);
-            }
-            None => tidied.extend_from_slice(line),
+        let is_remove = named.as_ref().is_some_and(|line| line.remove.is_some());
+        let Some(field) = deletion_time(line).filter(|_| is_remove) else {
+            tidied.extend_from_slice(line);
+            continue;
+        };
+        tidied.extend_from_slice(&line[..field.start]);
+        if !is_swap(named) {
+            tidied.extend_from_slice(format!("\"deletionTimestamp\":{now_ms},").as_bytes());
         }
+        tidied.extend_from_slice(&line[field.end..]);
     }
-    tidied.into()
+    tidied
 }
 
 fn named(line: &[u8]) -> Option<NamedLine<'_>> {
@@ -165,7 +176,12 @@ impl Committer for OnceCommitter {
         metadata: CommitMetadata,
     ) -> KernelResult<CommitResponse> {
         let version = metadata.version();
-        let bytes = forget_swaps(to_json_bytes(actions)?);
+        let mut bytes = date_removes(&to_json_bytes(actions)?, self.clock.now_us() / 1_000);
+        for line in self.raw.iter() {
+            bytes.extend_from_slice(line.as_bytes());
+            bytes.push(b'\n');
+        }
+        let bytes = Bytes::from(bytes);
         let outcome = self.runtime.block_on(self.send(version, &bytes));
         let size = bytes.len() as u64;
         let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -206,11 +222,11 @@ mod tests {
             r#"{"remove":{"path":"b","deletionTimestamp":17,"dataChange":true}}"#,
             r#"{"add":{"path":"a","stats":"{\"deletionTimestamp\":1,\"n\":2}","size":3}}"#,
         ];
-        let tidied = forget_swaps(lines.join("\n").into_bytes());
-        let expected =
-            [lines[0], r#"{"remove":{"path":"a","dataChange":true}}"#, lines[2], lines[3]];
-        assert_eq!(String::from_utf8(tidied.to_vec()).unwrap(), expected.join("\n"));
+        let tidied = date_removes(lines.join("\n").as_bytes(), 21);
+        let dated = lines[2].replace("17", "21");
+        let expected = [lines[0], r#"{"remove":{"path":"a","dataChange":true}}"#, &dated, lines[3]];
+        assert_eq!(String::from_utf8(tidied).unwrap(), expected.join("\n"));
         let without = lines[..1].join("\n").into_bytes();
-        assert_eq!(forget_swaps(without.clone()), without);
+        assert_eq!(date_removes(&without, 21), without);
     }
 }

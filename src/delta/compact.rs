@@ -13,12 +13,24 @@ use std::sync::Arc;
 
 /// Rows that one compaction rewrites at most.
 const ROWS_MAX: u64 = 2_000_000;
+/// A file is worn when this share of its rows is masked: one in so many.
+const MASKED_SHARE: u64 = 4;
+
+/// Which files a table compaction rewrites.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Effort {
+    /// When enough of them make it worth its while.
+    Worthwhile,
+    /// All that are small or masked.
+    All,
+}
 
 impl DeltaTable {
     /// Compacts if it is worth its while. What fails here is only logged: the table is right
     /// without it, and the next commit tries again.
     pub(super) async fn maintain(&self, writer: &mut Writer) {
-        let chosen = self.choose(writer);
+        self.vacuum_in_time(writer);
+        let chosen = self.choose(writer, Effort::Worthwhile);
         if chosen.is_empty() {
             return;
         }
@@ -28,35 +40,86 @@ impl DeltaTable {
         }
     }
 
+    /// Rewrites all small and all masked files; returns how many files became how many.
+    ///
+    /// # Errors
+    ///
+    /// A store that does not answer; what was committed before stays.
+    pub async fn optimize(&self) -> Result<(u64, u64), DeltaError> {
+        let mut writer = self.writer.lock().await;
+        self.catch_up(&mut writer).await?;
+        let (mut removed, mut added) = (0, 0);
+        loop {
+            self.prepare(&mut writer).await?;
+            let chosen = self.choose(&writer, Effort::All);
+            if chosen.is_empty() {
+                return Ok((removed, added));
+            }
+            let count = chosen.len() as u64;
+            match self.compact(&mut writer, chosen).await? {
+                Some(files) => {
+                    removed += count;
+                    added += files;
+                }
+                None => self.after_lost_race(&mut writer).await?,
+            }
+        }
+    }
+
+    /// Writes a Delta checkpoint of the head; returns its version.
+    ///
+    /// # Errors
+    ///
+    /// A store that does not answer.
+    pub async fn checkpoint(&self) -> Result<u64, DeltaError> {
+        let mut writer = self.writer.lock().await;
+        self.catch_up(&mut writer).await?;
+        writer.snapshot = self.log.checkpoint(Arc::clone(&writer.snapshot)).await?;
+        writer.actions = 0;
+        Ok(writer.snapshot.version())
+    }
+
     /// The files to rewrite, smallest first; empty if it is not worth a commit.
-    fn choose(&self, writer: &Writer) -> Vec<Arc<LiveFile>> {
-        if self.settings.compact_rows_min == 0 {
+    ///
+    /// Of small files those are taken that are together not much smaller than the next larger one,
+    /// so that a row is rewritten about as often as its file doubles.
+    fn choose(&self, writer: &Writer, effort: Effort) -> Vec<Arc<LiveFile>> {
+        if self.settings.compact_rows_min == 0 && effort == Effort::Worthwhile {
             return Vec::new();
         }
-        let is_worn = |file: &Arc<LiveFile>| {
-            file.live_rows() < self.settings.compact_rows_min || file.masked_rows() * 2 >= file.rows
+        let is_small = |file: &LiveFile| file.live_rows() < self.settings.compact_rows_min;
+        let is_worn = |file: &LiveFile| match effort {
+            Effort::Worthwhile => file.masked_rows() * MASKED_SHARE >= file.rows,
+            Effort::All => file.masked_rows() > 0,
         };
         let mut chosen: Vec<_> =
-            writer.files.iter().filter(|file| is_worn(file)).cloned().collect();
-        if (chosen.len() as u64) < self.settings.compact_files_min.max(2) {
-            return Vec::new();
-        }
+            writer.files.iter().filter(|file| is_small(file) || is_worn(file)).cloned().collect();
         chosen.sort_by_key(|file| file.live_rows());
         let mut total = 0;
         let fits = chosen.iter().take_while(|file| {
+            let is_near = file.live_rows() <= total.max(1) * 2 || is_worn(file);
+            let takes = effort == Effort::All || total == 0 || is_near;
             total += file.live_rows();
-            total <= ROWS_MAX
+            takes && total <= ROWS_MAX
         });
-        let fits = fits.count().max(2);
-        chosen.truncate(fits);
-        chosen
+        let fits = fits.count();
+        let has_worn = chosen.first().is_some_and(|file| is_worn(file));
+        chosen.truncate(fits.max(1));
+        let least = match effort {
+            Effort::Worthwhile => self.settings.compact_files_min.max(2),
+            Effort::All if has_worn || chosen.iter().any(|file| is_worn(file)) => 1,
+            Effort::All => 2,
+        };
+        if (chosen.len() as u64) < least { Vec::new() } else { chosen }
     }
 
+    /// Rewrites the files, sorted by key; returns how many there are then, or `None` after a lost
+    /// race.
     async fn compact(
         &self,
         writer: &mut Writer,
         chosen: Vec<Arc<LiveFile>>,
-    ) -> Result<(), DeltaError> {
+    ) -> Result<Option<u64>, DeltaError> {
         let schema = &self.shape.file;
         let mut batches = Vec::new();
         for file in &chosen {
@@ -81,7 +144,7 @@ impl DeltaTable {
         };
         if !self.send(writer, Arc::new(change)).await? {
             tracing::debug!(table = self.name(), "table compaction lost a race, and gave up");
-            return Ok(());
+            return Ok(None);
         }
         if let Some(index) = &mut writer.index {
             for (number, file) in adds.iter().enumerate() {
@@ -91,7 +154,7 @@ impl DeltaTable {
             }
         }
         tracing::info!(table = self.name(), files, rows = rows.num_rows(), "table compacted");
-        Ok(())
+        Ok(Some(adds.len() as u64))
     }
 }
 

@@ -144,7 +144,7 @@ async fn read(
 ) -> Result<Vec<RecordBatch>, DeltaError> {
     let reader = ParquetObject {
         store: Arc::clone(&location.store),
-        path: location.path(&file.path),
+        path: LiveFile::object(location, &file.path),
         size_bytes: file.size_bytes.unsigned_abs(),
     };
     let mut builder = ParquetRecordBatchStreamBuilder::new(reader).await?;

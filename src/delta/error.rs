@@ -63,6 +63,32 @@ pub enum DeltaError {
         /// The row that was added.
         row: String,
     },
+    /// A statement writes one key twice, or changes one row twice.
+    #[error("table {table}: row {row} is {what} more than once by one statement")]
+    Repeated {
+        /// The table.
+        table: String,
+        /// Written or changed.
+        what: &'static str,
+        /// The row.
+        row: String,
+    },
+    /// A statement gives a row the key of another.
+    #[error("table {table}: there is a row with the key of {row} already")]
+    Exists {
+        /// The table.
+        table: String,
+        /// The row.
+        row: String,
+    },
+    /// Another writer changed rows while a statement ran.
+    #[error(
+        "another writer committed version {version} while the statement ran: nothing is written, run it again"
+    )]
+    Changed {
+        /// The version of the other writer.
+        version: u64,
+    },
     /// A row asks for something that no option explains.
     #[error(
         "table {table}: {column} is {value} in row {row}; name that value in op_insert, op_update, op_delete or op_ignore"
@@ -76,6 +102,18 @@ pub enum DeltaError {
         value: String,
         /// The row.
         row: String,
+    },
+    /// A version, or a time, of which nothing is kept.
+    #[error("table {table}: {asked} is not kept; there are versions {oldest} to {newest}")]
+    NotRetained {
+        /// The table.
+        table: String,
+        /// What was asked for.
+        asked: String,
+        /// The oldest version.
+        oldest: u64,
+        /// The newest version.
+        newest: u64,
     },
     /// A commit of this process could not be made.
     #[error(transparent)]
@@ -117,14 +155,17 @@ impl DeltaError {
             Self::Definition { .. } | Self::Mismatch { .. } | Self::Missing { .. } => {
                 ErrorKind::Invalid
             }
-            Self::NullValue { .. } | Self::Overflow { .. } | Self::Operation { .. } => {
-                ErrorKind::Invalid
-            }
+            Self::NullValue { .. }
+            | Self::NotRetained { .. }
+            | Self::Overflow { .. }
+            | Self::Operation { .. }
+            | Self::Repeated { .. }
+            | Self::Exists { .. } => ErrorKind::Invalid,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::Commit(error) => error.kind(),
             Self::Location(error) => error.kind(),
             Self::Key(error) => error.kind(),
-            Self::Store(_) => ErrorKind::Unavailable,
+            Self::Store(_) | Self::Changed { .. } => ErrorKind::Unavailable,
             Self::Damaged { .. } | Self::Log(_) | Self::Parquet(_) => ErrorKind::Data,
             Self::Arrow(_) | Self::Task(_) => ErrorKind::Internal,
         }

@@ -6,6 +6,7 @@ use crate::store::Location;
 use arrow::array::BooleanBufferBuilder;
 use datafusion::parquet::arrow::arrow_reader::RowSelection;
 use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
 use roaring::RoaringTreemap;
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap};
@@ -22,6 +23,8 @@ pub(super) struct LiveFile {
     pub(super) modified_ms: i64,
     /// The statistics as the log writes them.
     pub(super) stats: String,
+    /// Values of the partition columns, as text.
+    pub(super) partition: BTreeMap<String, Option<String>>,
     /// Rows in the file, masked ones included.
     pub(super) rows: u64,
     pub(super) vector: Option<(Descriptor, Arc<RoaringTreemap>)>,
@@ -36,6 +39,14 @@ impl LiveFile {
 
     pub(super) fn masked_rows(&self) -> u64 {
         self.vector.as_ref().map_or(0, |(_, rows)| rows.len())
+    }
+
+    /// The object of a file that the log calls `path`: it writes paths as URLs are written.
+    pub(super) fn object(location: &Location, path: &str) -> Path {
+        match Path::from_url_path(path) {
+            Ok(decoded) => location.path(decoded.as_ref()),
+            Err(_) => location.path(path),
+        }
     }
 
     /// The rows to read; `None` is all.
@@ -72,8 +83,22 @@ impl Files {
         self.live.values()
     }
 
+    /// Whether both hold the same rows of the same files.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let vector =
+            |file: &LiveFile| file.vector.as_ref().map(|(descriptor, _)| descriptor.clone());
+        let is_same = |(one, two): (&Arc<LiveFile>, &Arc<LiveFile>)| {
+            Arc::ptr_eq(one, two) || one.path == two.path && vector(one) == vector(two)
+        };
+        self.live.len() == other.live.len() && self.iter().zip(other.iter()).all(is_same)
+    }
+
     pub(super) fn get(&self, ordinal: u32) -> Option<&Arc<LiveFile>> {
         self.live.get(&ordinal)
+    }
+
+    pub(super) fn by_path(&self, path: &str) -> Option<&Arc<LiveFile>> {
+        self.by_path.get(path).and_then(|ordinal| self.live.get(ordinal))
     }
 
     /// The ordinal that the next new path gets.
@@ -119,6 +144,7 @@ impl Files {
             size_bytes: add.size,
             modified_ms: add.modification_time,
             stats,
+            partition: add.partition_values.clone(),
             rows: counted.num_records,
             vector,
             selection: OnceLock::new(),

@@ -13,11 +13,14 @@
 use super::apply::{StagedRows, Written, busy};
 use super::log::Change;
 use super::table::{DeltaTable, Writer};
+use super::travel::TableTime;
 use crate::commit::{
-    CommitError, EpochRows, Ledger, ManifestRef, Opened, Outcome, Proposal, Staged,
+    CommitError, EpochRows, Ledger, ManifestRef, Opened, Outcome, PipelineHead, Proposal,
+    Restoration, Staged,
 };
 use crate::types::{Epoch, Incarnation, PipelineId};
 use async_trait::async_trait;
+use delta_kernel::snapshot::SnapshotRef;
 use object_store::ObjectStore;
 use std::sync::Arc;
 
@@ -28,7 +31,7 @@ pub(super) const RACES_MAX: u32 = 1_000;
 /// Commits looked through for a restore since the pipeline's last epoch.
 const LOOK_BACK: u64 = 1_000;
 
-fn fence_of(pipeline: &PipelineId) -> String {
+pub(super) fn fence_of(pipeline: &PipelineId) -> String {
     format!("{pipeline}/fence")
 }
 
@@ -86,7 +89,7 @@ impl Ledger for DeltaTable {
             ];
             let domains = vec![(format!("{DOMAIN}{pipeline}"), configuration.clone())];
             let change = Change { txns, domains, ..Change::default() };
-            if let Some(Written { version, changed }) =
+            if let Some(Written { version, changed, .. }) =
                 self.apply(&mut writer, &rows, change).await?
             {
                 self.maintain(&mut writer).await;
@@ -100,8 +103,48 @@ impl Ledger for DeltaTable {
     async fn manifests(&self) -> Result<Vec<(PipelineId, ManifestRef)>, CommitError> {
         let mut writer = self.writer.lock().await;
         self.catch_up(&mut writer).await?;
+        self.named(&writer.snapshot).await
+    }
+
+    async fn manifests_at(
+        &self,
+        version: u64,
+    ) -> Result<Vec<(PipelineId, ManifestRef)>, CommitError> {
+        let version = self.version_at(TableTime::Version(version)).await?;
+        let snapshot = self.log.at(version).await?;
+        self.named(&snapshot).await
+    }
+
+    async fn heads(&self) -> Result<Vec<PipelineHead>, CommitError> {
+        let mut writer = self.writer.lock().await;
+        self.catch_up(&mut writer).await?;
+        self.heads_of(&writer).await
+    }
+
+    async fn restore(&self, restoration: Restoration) -> Result<u64, CommitError> {
+        Ok(self.restore_rows(restoration).await?)
+    }
+
+    async fn rest(&self) {
+        let vacuum = self.writer.lock().await.vacuum.take();
+        if let Some(vacuum) = vacuum {
+            drop(vacuum.join().await); // it has logged what failed
+        }
+    }
+
+    fn store(&self) -> Arc<dyn ObjectStore> {
+        self.location.rooted()
+    }
+}
+
+impl DeltaTable {
+    /// The manifests that the domains of `snapshot` name.
+    pub(super) async fn named(
+        &self,
+        snapshot: &SnapshotRef,
+    ) -> Result<Vec<(PipelineId, ManifestRef)>, CommitError> {
         let mut found = Vec::new();
-        for (domain, configuration) in self.log.domains(&writer.snapshot).await? {
+        for (domain, configuration) in self.log.domains(snapshot).await? {
             let Some(name) = domain.strip_prefix(DOMAIN) else { continue };
             let damaged = |reason: String| CommitError::Damaged { reason };
             let id = PipelineId::try_new(name).map_err(|error| damaged(error.to_string()))?;
@@ -113,12 +156,17 @@ impl Ledger for DeltaTable {
         Ok(found)
     }
 
-    fn store(&self) -> Arc<dyn ObjectStore> {
-        self.location.rooted()
+    pub(super) async fn heads_of(&self, writer: &Writer) -> Result<Vec<PipelineHead>, CommitError> {
+        let mut heads = Vec::new();
+        for (pipeline, _) in self.named(&writer.snapshot).await? {
+            let fence = self.log.txn(&writer.snapshot, fence_of(&pipeline)).await?;
+            let Some(manifest) = self.manifest_of(writer, &pipeline).await? else { continue };
+            let incarnation = Incarnation(fence.unwrap_or_default().unsigned_abs());
+            heads.push(PipelineHead { pipeline, incarnation, manifest });
+        }
+        Ok(heads)
     }
-}
 
-impl DeltaTable {
     /// Who fenced the claim off, if anybody did.
     async fn owner_above(
         &self,

@@ -31,7 +31,7 @@ use delta_kernel_default_engine::parquet::DataFileMetadata;
 use delta_kernel_default_engine::stats::collect_stats;
 use delta_kernel_default_engine::{DefaultEngine, DefaultEngineBuilder, build_add_file_metadata};
 use object_store::{Error, ObjectStoreExt};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use tokio::runtime::Handle;
@@ -65,6 +65,10 @@ pub(super) struct Change {
     pub(super) token: Option<String>,
     /// What the commit says it did.
     pub(super) metrics: Option<RowsChanged>,
+    /// Actions that the kernel cannot be asked for, as lines of JSON.
+    pub(super) raw: Vec<String>,
+    /// The name of an operation with `raw` actions.
+    pub(super) operation: Option<&'static str>,
     pub(super) adds: Vec<Arc<StagedFile>>,
     /// Files with their new vectors.
     pub(super) masks: Vec<(Arc<LiveFile>, Descriptor)>,
@@ -102,6 +106,15 @@ impl DeltaLog {
         self.blocking(move || Ok(Snapshot::builder_for(url.as_str()).build(kernel.as_ref())?))
             .await
             .map(Some)
+    }
+
+    /// The snapshot of `version`.
+    pub(super) async fn at(&self, version: u64) -> Result<SnapshotRef, DeltaError> {
+        let (kernel, url) = (Arc::clone(&self.kernel), self.location.url.clone());
+        self.blocking(move || {
+            Ok(Snapshot::builder_for(url.as_str()).at_version(version).build(kernel.as_ref())?)
+        })
+        .await
     }
 
     /// The newest snapshot after `known`.
@@ -147,7 +160,9 @@ impl DeltaLog {
         snapshot: SnapshotRef,
         change: Arc<Change>,
     ) -> Result<Answer, DeltaError> {
-        let (kernel, committer) = (Arc::clone(&self.kernel), self.committer());
+        let kernel = Arc::clone(&self.kernel);
+        let committer = self.committer().with_lines(&change.raw);
+        let url = self.location.url.clone();
         self.blocking(move || {
             let sent = send(&snapshot, &kernel, &change, &committer);
             let sent = sent.map_err(|error| match error {
@@ -156,6 +171,14 @@ impl DeltaLog {
             })?;
             let Some(next) = sent else { return Ok(Answer::Lost) };
             let actions = Actions::parse(next.version(), &committer.take().bytes)?;
+            if !change.raw.is_empty() {
+                // The kernel does not know of these actions: it must read them.
+                let version = next.version();
+                let snapshot = Snapshot::builder_for(url.as_str())
+                    .at_version(version)
+                    .build(kernel.as_ref())?;
+                return Ok(Answer::Committed { snapshot, actions });
+            }
             let snapshot = match next.write_checksum(kernel.as_ref()) {
                 Ok((_, with_checksum)) => with_checksum,
                 Err(error) => {
@@ -168,15 +191,13 @@ impl DeltaLog {
         .await
     }
 
-    /// Writes a checkpoint of `snapshot`; an error is only logged, as readers do without.
-    pub(super) async fn checkpoint(&self, snapshot: SnapshotRef) -> SnapshotRef {
-        let (kernel, known) = (Arc::clone(&self.kernel), Arc::clone(&snapshot));
-        let written =
-            self.blocking(move || Ok(snapshot.checkpoint(kernel.as_ref(), None)?.1)).await;
-        written.unwrap_or_else(|error| {
-            tracing::warn!(version = known.version(), %error, "no checkpoint");
-            known
-        })
+    /// Writes a checkpoint of `snapshot`.
+    pub(super) async fn checkpoint(
+        &self,
+        snapshot: SnapshotRef,
+    ) -> Result<SnapshotRef, DeltaError> {
+        let kernel = Arc::clone(&self.kernel);
+        self.blocking(move || Ok(snapshot.checkpoint(kernel.as_ref(), None)?.1)).await
     }
 
     /// The files of `snapshot`, by replay of the log.
@@ -268,10 +289,10 @@ fn send(
     change: &Change,
     committer: &OnceCommitter,
 ) -> Result<Option<SnapshotRef>, DeltaError> {
-    let operation = if change.is_compaction {
-        UpdateTableOperation::Optimize
-    } else {
-        UpdateTableOperation::Merge
+    let operation = match change.operation {
+        Some(name) => UpdateTableOperation::Custom(name.to_owned()),
+        None if change.is_compaction => UpdateTableOperation::Optimize,
+        None => UpdateTableOperation::Merge,
     };
     let mut builder = Arc::clone(snapshot).update_table(operation, ENGINE, !change.is_compaction);
     for (app, version) in &change.txns {
@@ -438,6 +459,7 @@ fn adds_of(batch: &RecordBatch, selected: &[bool], adds: &mut Vec<Add>) -> Resul
             size: size.value(row),
             modification_time: modified.value(row),
             stats: stats.is_valid(row).then(|| stats.value(row).to_owned()),
+            partition_values: BTreeMap::new(),
             deletion_vector: has_vector.then(|| Descriptor {
                 storage_type: storage.value(row).to_owned(),
                 path_or_inline_dv: name.value(row).to_owned(),

@@ -51,6 +51,9 @@ pub(super) struct TableState {
     /// The highest first bytes of a sequence among the tombstones that were dropped.
     forgotten: Option<u64>,
     tokens: Option<StateFile>,
+    /// Versions that restored an older one: they name files again that were dropped before.
+    #[serde(default)]
+    restores: Vec<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +73,14 @@ pub(super) struct Memory {
     next: u32,
     /// Tokens with the versions that used them, oldest first.
     tokens: Vec<(String, u64)>,
+}
+
+/// What a commit adds to the state.
+#[derive(Debug, Default)]
+pub(super) struct Added {
+    pub(super) tombstones: Option<RecordBatch>,
+    /// With the version that uses it.
+    pub(super) token: Option<(String, u64)>,
 }
 
 /// What a commit will make of the state.
@@ -102,6 +113,24 @@ impl TableState {
             return Err(damaged(reason));
         }
         Ok(state)
+    }
+
+    /// The words of the domain after a restore at `version`: the state as it was then, whose words
+    /// were `configuration`.
+    pub(super) fn restored(
+        configuration: Option<&str>,
+        version: u64,
+    ) -> Result<String, DeltaError> {
+        let mut state = configuration.map(Self::parse).transpose()?.unwrap_or_default();
+        state.format = FORMAT;
+        state.restores.push(version);
+        serde_json::to_string(&state)
+            .map_err(|error| DeltaError::Damaged { reason: format!("the table's state: {error}") })
+    }
+
+    /// Versions that restored an older one.
+    pub(super) fn restores(&self) -> &[u64] {
+        &self.restores
     }
 
     /// The files it names.
@@ -196,10 +225,10 @@ impl Memory {
         &self,
         location: &Location,
         shape: &RowShape,
-        added: Option<RecordBatch>,
-        token: Option<(String, u64)>,
+        added: Added,
         now_us: i64,
     ) -> Result<Option<NextState>, DeltaError> {
+        let Added { tombstones: added, token } = added;
         let oldest = now_us.saturating_sub(shape.rules.horizon_us);
         let is_old = |own: &&TombstoneFile| own.file.time_max_us.is_some_and(|at| at < oldest);
         let dropped = self.named.tombstones.iter().take_while(is_old).count();

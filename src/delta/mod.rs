@@ -25,9 +25,12 @@
 
 mod actions;
 mod apply;
+mod batch;
+mod changes;
 mod committer;
 mod compact;
 mod data;
+mod dml;
 mod error;
 mod files;
 mod fold;
@@ -38,6 +41,7 @@ mod memory;
 mod provider;
 mod prune;
 mod resolve;
+mod restore;
 mod rules;
 mod schema;
 mod sequence;
@@ -46,8 +50,15 @@ mod stage;
 mod table;
 #[cfg(test)]
 mod tests;
+mod travel;
+mod vacuum;
 mod vectors;
 mod wanted;
 
+pub use batch::WriteReport;
+pub use changes::CHANGE_TYPE;
+pub use dml::{DmlExtensionPlanner, LowerDml};
 pub use error::DeltaError;
 pub use table::{DeltaSettings, DeltaTable, TableDefinition};
+pub use travel::TableTime;
+pub use vacuum::VacuumReport;

@@ -5,6 +5,8 @@ use super::files::LiveFile;
 use super::prune::prune;
 use super::sink::UpsertSink;
 use super::table::{DeltaTable, TableView};
+use super::travel::TableTime;
+use crate::store::Location;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
@@ -17,14 +19,18 @@ use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, Pa
 use datafusion::datasource::provider_as_source;
 use datafusion::datasource::sink::DataSinkExec;
 use datafusion::datasource::source::DataSourceExec;
+use datafusion::error::DataFusionError;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::dml::InsertOp;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{
     Expr, LogicalPlan, LogicalPlanBuilder, TableProviderFilterPushDown, TableType,
 };
+use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 
 #[async_trait]
@@ -39,7 +45,7 @@ impl TableProvider for DeltaTable {
         if self.shape.rules.unstored.is_empty() {
             return None;
         }
-        let kept = StoredColumns { table: self.this.upgrade()? };
+        let kept = StoredColumns { table: self.shared()? };
         let scan = LogicalPlanBuilder::scan(self.name(), provider_as_source(Arc::new(kept)), None);
         Some(Cow::Owned(scan.ok()?.build().ok()?))
     }
@@ -62,7 +68,9 @@ impl TableProvider for DeltaTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        self.scan_view(&self.view(), state, projection, filters, limit)
+        let schema = Arc::clone(&self.shape.schema);
+        let scan = ViewScan::try_new(self, schema, state, projection, filters)?;
+        ViewScan { limit, ..scan }.plan(&self.view(), state.runtime_env())
     }
 
     async fn insert_into(
@@ -72,18 +80,40 @@ impl TableProvider for DeltaTable {
         operation: InsertOp,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         if operation != InsertOp::Append {
-            let what = format!("INSERT {operation}");
-            return Err(DeltaError::Unsupported { what }.into());
+            return Err(outside(&operation.to_string()));
         }
         let sink = UpsertSink::new(self);
         Ok(Arc::new(DataSinkExec::new(input, Arc::new(sink), None)))
     }
+
+    async fn delete_from(&self, _: &dyn Session, _: Vec<Expr>) -> Result<Arc<dyn ExecutionPlan>> {
+        Err(outside("DELETE"))
+    }
+
+    async fn update(
+        &self,
+        _: &dyn Session,
+        _: Vec<(String, Expr)>,
+        _: Vec<Expr>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Err(outside("UPDATE"))
+    }
+
+    async fn truncate(&self, _: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
+        Err(outside("TRUNCATE"))
+    }
+}
+
+/// In a session with our rules statements never come here: their WHERE could have been lost.
+fn outside(what: &str) -> DataFusionError {
+    let what = format!("{what} in a session made without `with_onefold`");
+    DeltaError::Unsupported { what }.into()
 }
 
 /// A table as queries see it whose INSERT takes more columns.
 #[derive(Debug)]
-struct StoredColumns {
-    table: Arc<DeltaTable>,
+pub(super) struct StoredColumns {
+    pub(super) table: Arc<DeltaTable>,
 }
 
 #[async_trait]
@@ -110,26 +140,78 @@ impl TableProvider for StoredColumns {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        self.table.scan_view(&self.table.view(), state, projection, filters, limit)
+        self.table.scan(state, projection, filters, limit).await
     }
 }
 
+/// The table as it was.
+#[derive(Debug)]
+struct TableAt {
+    table: Arc<DeltaTable>,
+    time: TableTime,
+}
+
 impl DeltaTable {
-    /// Scans the files of `view`, in the columns that the table keeps.
-    fn scan_view(
+    /// The table as it was at `time`; reading it finds the version.
+    #[must_use]
+    pub fn at(self: Arc<Self>, time: TableTime) -> Arc<dyn TableProvider> {
+        Arc::new(TableAt { table: self, time })
+    }
+}
+
+#[async_trait]
+impl TableProvider for TableAt {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.table.shape.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(
         &self,
-        view: &TableView,
+        filters: &[&Expr],
+    ) -> Result<Vec<TableProviderFilterPushDown>> {
+        self.table.supports_filters_pushdown(filters)
+    }
+
+    async fn scan(
+        &self,
         state: &dyn Session,
         projection: Option<&Vec<usize>>,
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let schema = Arc::clone(&self.shape.schema);
-        let runtime = state.runtime_env();
-        if runtime.object_store(&self.location.object_store_url).is_err() {
-            let store = Arc::clone(&self.location.store);
-            runtime.register_object_store(self.location.object_store_url.as_ref(), store);
-        }
+        let version = self.table.version_at(self.time).await?;
+        let view = self.table.view_at(version).await?;
+        let scan = ViewScan::try_new(&self.table, self.schema(), state, projection, filters)?;
+        ViewScan { limit, ..scan }.plan(&view, state.runtime_env())
+    }
+}
+
+/// A scan of the table at a version that is not known yet.
+#[derive(Debug)]
+pub(super) struct ViewScan {
+    location: Location,
+    schema: SchemaRef,
+    shown: SchemaRef,
+    projection: Option<Vec<usize>>,
+    predicate: Option<Arc<dyn PhysicalExpr>>,
+    options: TableParquetOptions,
+    partitions: usize,
+    limit: Option<usize>,
+}
+
+impl ViewScan {
+    /// A scan of the columns of `schema` that the files of `table` hold.
+    pub(super) fn try_new(
+        table: &DeltaTable,
+        schema: SchemaRef,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+    ) -> Result<Self> {
         let predicate = match conjunction(filters.iter().cloned()) {
             Some(filter) => {
                 let columns = DFSchema::try_from(Arc::clone(&schema))?;
@@ -137,44 +219,85 @@ impl DeltaTable {
             }
             None => None,
         };
-        let files: Vec<Arc<LiveFile>> = view.files.iter().cloned().collect();
-        let files = prune(files, predicate.as_ref(), &schema);
-        let rows: u64 = files.iter().map(|file| file.live_rows()).sum();
-        if files.is_empty() {
-            let shown = match projection {
-                Some(projection) => Arc::new(schema.project(projection)?),
-                None => schema,
-            };
-            return Ok(Arc::new(EmptyExec::new(shown)));
-        }
+        let shown = match projection {
+            Some(projection) => Arc::new(schema.project(projection)?),
+            None => Arc::clone(&schema),
+        };
         let mut options = TableParquetOptions::default();
         options.global.clone_from(&state.config().options().execution.parquet);
-        let mut source =
-            ParquetSource::new(Arc::clone(&schema)).with_table_parquet_options(options);
-        if let Some(predicate) = predicate {
-            source = source.with_predicate(predicate);
+        Ok(Self {
+            location: table.location.clone(),
+            schema,
+            shown,
+            projection: projection.cloned(),
+            predicate,
+            options,
+            partitions: state.config().target_partitions(),
+            limit: None,
+        })
+    }
+
+    /// The columns of its rows.
+    pub(super) fn shown(&self) -> SchemaRef {
+        Arc::clone(&self.shown)
+    }
+
+    /// Most partitions its plan has.
+    pub(super) const fn partitions(&self) -> usize {
+        self.partitions
+    }
+
+    /// The plan of the scan at the version of `view`.
+    pub(super) fn plan(
+        &self,
+        view: &TableView,
+        runtime: &RuntimeEnv,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let url = &self.location.object_store_url;
+        if runtime.object_store(url).is_err() {
+            runtime.register_object_store(url.as_ref(), Arc::clone(&self.location.store));
         }
-        let groups = groups(self, files, state.config().target_partitions());
-        let mut statistics = Statistics::new_unknown(&schema);
+        let files: Vec<Arc<LiveFile>> = view.files.iter().cloned().collect();
+        let files = prune(files, self.predicate.as_ref(), &self.schema);
+        let rows: u64 = files.iter().map(|file| file.live_rows()).sum();
+        if files.is_empty() {
+            return Ok(Arc::new(EmptyExec::new(self.shown())));
+        }
+        let mut source = ParquetSource::new(Arc::clone(&self.schema))
+            .with_table_parquet_options(self.options.clone());
+        if let Some(predicate) = &self.predicate {
+            source = source.with_predicate(Arc::clone(predicate));
+        }
+        let mut statistics = Statistics::new_unknown(&self.schema);
         statistics.num_rows = Precision::Exact(rows as usize);
-        let url = self.location.object_store_url.clone();
-        let config = FileScanConfigBuilder::new(url, Arc::new(source))
-            .with_file_groups(groups)
+        let config = FileScanConfigBuilder::new(url.clone(), Arc::new(source))
+            .with_file_groups(groups(&self.location, files, self.partitions))
             .with_statistics(statistics)
-            .with_projection_indices(projection.cloned())?
-            .with_limit(limit)
+            .with_projection_indices(self.projection.clone())?
+            .with_limit(self.limit)
             .build();
         Ok(DataSourceExec::from_data_source(config))
     }
 }
 
+impl fmt::Display for ViewScan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.shown.fields().iter().map(|own| own.name().as_str()).collect();
+        write!(f, "{}, columns=[{}]", self.location.url, names.join(", "))?;
+        match &self.predicate {
+            Some(predicate) => write!(f, ", predicate={predicate}"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Files in at most `count` groups of about the same number of rows.
-fn groups(table: &DeltaTable, mut files: Vec<Arc<LiveFile>>, count: usize) -> Vec<FileGroup> {
+fn groups(location: &Location, mut files: Vec<Arc<LiveFile>>, count: usize) -> Vec<FileGroup> {
     files.sort_by_key(|file| std::cmp::Reverse(file.live_rows()));
     let mut groups: Vec<(u64, Vec<PartitionedFile>)> =
         vec![(0, Vec::new()); count.clamp(1, files.len().max(1))];
     for file in files {
-        let path = table.location.path(&file.path).to_string();
+        let path = LiveFile::object(location, &file.path).to_string();
         let mut part = PartitionedFile::new(path, file.size_bytes.unsigned_abs());
         if let Some(selection) = file.selection() {
             part = part.with_extension(ParquetRowSelection::new(selection));

@@ -32,6 +32,9 @@ use arrow::record_batch::RecordBatch;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+/// A row, and the place of what it is compared with: in a file, or among the tombstones.
+type Tied = (usize, (u32, u32));
+
 /// What will be written and masked.
 #[derive(Debug)]
 pub(super) struct Resolved {
@@ -148,7 +151,7 @@ impl RowShape {
         &self,
         current: &Current<'_>,
         wanted: &Wanted,
-        (types, live, dead): (&[DataType], &[(usize, Place)], &[(usize, (u32, u32))]),
+        (types, live, dead): (&[DataType], &[Tied], &[Tied]),
         wins: &mut [bool],
     ) -> Result<(), DeltaError> {
         if live.is_empty() && dead.is_empty() {

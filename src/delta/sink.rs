@@ -1,5 +1,6 @@
 //! `INSERT INTO` by a plain query: one commit, of all rows or of none.
 
+use super::apply::token_of;
 use super::table::DeltaTable;
 use crate::commit::EpochRows;
 use crate::types::{POSITION_COLUMN, Position};
@@ -48,7 +49,7 @@ impl DataSink for UpsertSink {
     async fn write_all(
         &self,
         mut rows: SendableRecordBatchStream,
-        _: &Arc<TaskContext>,
+        context: &Arc<TaskContext>,
     ) -> Result<u64> {
         let Some(table) = self.table.upgrade() else {
             return datafusion::common::internal_err!("table {} is gone", self.name);
@@ -70,7 +71,8 @@ impl DataSink for UpsertSink {
         }
         if next > 0 {
             let staged = table.stage_rows(EpochRows { partitions: vec![batches] }).await?;
-            table.write(&staged, None).await?;
+            let token = token_of(context.session_config().options());
+            table.write(&staged, token.as_deref()).await?;
         }
         Ok(next)
     }

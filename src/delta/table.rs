@@ -12,6 +12,7 @@ use crate::key::KeyHasher;
 use crate::store::{Location, probe_put_if_absent};
 use crate::types::{Clock, Entropy};
 use arrow::datatypes::{Schema, SchemaRef};
+use datafusion::common::runtime::SpawnedTask;
 use delta_kernel::schema::StructType;
 use delta_kernel::snapshot::SnapshotRef;
 use std::collections::{BTreeMap, HashMap};
@@ -39,11 +40,18 @@ pub struct DeltaSettings {
     pub compact_rows_min: u64,
     /// How many small or half-masked files make a table compaction worth its while.
     pub compact_files_min: u64,
+    /// How long old versions can be read; zero never deletes anything.
+    pub retention: Duration,
 }
 
 impl Default for DeltaSettings {
     fn default() -> Self {
-        Self { checkpoint_interval: 100, compact_rows_min: 262_144, compact_files_min: 16 }
+        Self {
+            checkpoint_interval: 100,
+            compact_rows_min: 262_144,
+            compact_files_min: 16,
+            retention: Duration::from_hours(48),
+        }
     }
 }
 
@@ -79,6 +87,11 @@ pub(super) struct Writer {
     pub(super) index: Option<KeyIndex>,
     /// Loaded when the table is first written.
     pub(super) memory: Option<Memory>,
+    /// Adds and removes since the last checkpoint of this process.
+    pub(super) actions: u64,
+    pub(super) vacuum: Option<SpawnedTask<()>>,
+    /// When the last vacuum began, or the table was opened.
+    pub(super) vacuumed: Duration,
     /// When the log was last listed, or a commit of ours followed the head.
     pub(super) listed: Duration,
     /// Whether a commit was sent and its outcome was not seen.
@@ -140,6 +153,9 @@ impl DeltaTable {
             files,
             index: None,
             memory: None,
+            actions: 0,
+            vacuum: None,
+            vacuumed: clock.monotonic(),
             listed: clock.monotonic(),
             is_unknown: false,
             is_probed: false,
@@ -186,6 +202,12 @@ impl DeltaTable {
         self.view().version
     }
 
+    /// How long old versions can be read.
+    #[must_use]
+    pub fn retention(&self) -> Duration {
+        self.settings.retention
+    }
+
     /// Rows of the newest version this process knows.
     #[must_use]
     pub fn rows(&self) -> u64 {
@@ -217,6 +239,11 @@ impl DeltaTable {
     pub async fn refresh(&self) -> Result<(), DeltaError> {
         let mut writer = self.writer.lock().await;
         self.catch_up(&mut writer).await
+    }
+
+    /// The table as it is shared; `None` if it is being dropped.
+    pub(super) fn shared(&self) -> Option<Arc<Self>> {
+        self.this.upgrade()
     }
 
     pub(super) fn view(&self) -> Arc<TableView> {

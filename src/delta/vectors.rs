@@ -50,6 +50,17 @@ pub(super) fn encode(
     Ok((file_name("", id), bytes.into(), descriptors))
 }
 
+/// The file that holds a vector, relative to the table's root; `None` if it is in the log itself.
+pub(super) fn file_of(descriptor: &Descriptor) -> Option<String> {
+    if descriptor.storage_type != "u" {
+        return None;
+    }
+    let text = &descriptor.path_or_inline_dv;
+    let split = text.len().checked_sub(20)?;
+    let id = Uuid::from_slice(&z85_decode(&text[split..])?).ok()?;
+    Some(file_name(&text[..split], id))
+}
+
 /// Reads the vector that `descriptor` names.
 pub(super) async fn read(
     location: &Location,

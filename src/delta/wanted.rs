@@ -241,7 +241,7 @@ impl RowShape {
         Ok((prefixes, ranks))
     }
 
-    fn refuse_null_keys(&self, rows: &RecordBatch) -> Result<(), DeltaError> {
+    pub(super) fn refuse_null_keys(&self, rows: &RecordBatch) -> Result<(), DeltaError> {
         for name in &self.primary_key {
             let column = rows.column(rows.schema().index_of(name)?);
             if let Some(row) = (0..column.len()).find(|row| column.is_null(*row)) {

@@ -55,6 +55,14 @@ pub enum PipelineError {
         /// What is wrong with it.
         reason: String,
     },
+    /// An object that the pipeline's state needs is not there.
+    #[error(
+        "{path}, which the pipeline's state needs, is missing; restore it, or write into a new table"
+    )]
+    Missing {
+        /// The object, relative to the table's root.
+        path: String,
+    },
     /// The counts of an epoch do not add up.
     #[error(
         "{partition} of {source_name}: {read} rows were read and {more} more came out: this is a bug, nothing was committed"
@@ -94,7 +102,7 @@ impl PipelineError {
             Self::Commit(error) => error.kind(),
             Self::Fenced { .. } => ErrorKind::Fenced,
             Self::Changed { .. } | Self::Stopped => ErrorKind::Invalid,
-            Self::Damaged { .. } => ErrorKind::Data,
+            Self::Damaged { .. } | Self::Missing { .. } => ErrorKind::Data,
             Self::Unbalanced { .. } => ErrorKind::Internal,
             Self::Store { .. } => ErrorKind::Unavailable,
         })

@@ -53,7 +53,11 @@ async fn epochs(
     let mut entries = Vec::new();
     let mut next = Some(head);
     while let Some(named) = next.take().filter(|_| entries.len() < limit) {
-        let manifest = read_manifest(store.as_ref(), &named).await?;
+        let manifest = match read_manifest(store.as_ref(), &named).await {
+            // What no kept version names may be gone; the head is always there.
+            Err(PipelineError::Missing { .. }) if !entries.is_empty() => break,
+            read => read?,
+        };
         next.clone_from(&manifest.previous);
         entries.push(HistoryEntry { manifest, path: named.path });
     }

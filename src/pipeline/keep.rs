@@ -74,6 +74,7 @@ async fn read(store: &dyn ObjectStore, path: &str, sha256: &str) -> Result<Bytes
     let path = path.to_owned();
     read_whole(store, &path, sha256).await.map_err(|error| match error {
         WholeError::Store(cause) => PipelineError::Store { path, cause },
+        WholeError::Missing => PipelineError::Missing { path },
         error => PipelineError::Damaged { path, reason: error.to_string() },
     })
 }

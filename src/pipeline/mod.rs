@@ -30,11 +30,13 @@ mod keep;
 mod open;
 mod parts;
 mod publish;
+mod restore;
 mod run;
 mod status;
 
 pub use error::PipelineError;
 pub use history::{HistoryEntry, history, history_of};
 pub use parts::{EpochPlan, EpochPlanner, OperatorPart, PipelineParts, SourcePart};
+pub use restore::restore;
 pub use run::{EpochOutcome, Pipeline};
 pub use status::PipelineStatus;

@@ -158,10 +158,14 @@ impl Pipeline {
                 Next::Epoch(computed) => flight = Some(self.core.launch(&opened, *computed)),
                 Next::Nothing if pace == Pace::Overlap => {}
                 // What was read and not committed is read again by the next opening.
-                Next::Told if collected.has_moved => return Ok(self.core.status.borrow().clone()),
+                Next::Told if collected.has_moved => {
+                    self.core.parts.ledger.rest().await;
+                    return Ok(self.core.status.borrow().clone());
+                }
                 Next::Nothing | Next::Told => break,
             }
         }
+        self.core.parts.ledger.rest().await;
         self.open = Some(opened);
         let status = self.core.status.borrow().clone();
         if let (1.., Some(oldest)) = (status.rows_late, status.oldest_late) {

@@ -39,6 +39,12 @@ pub enum PlanError {
         /// The name.
         name: String,
     },
+    /// No upsert table is called so.
+    #[error("there is no upsert table {name}")]
+    NoTable {
+        /// The name.
+        name: String,
+    },
     /// Several pipelines are called so.
     #[error("several pipelines are called {name}, or write into it: ask for the name of one")]
     ManyPipelines {
@@ -58,9 +64,10 @@ impl PlanError {
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::Clause { .. } | Self::NoPipeline { .. } | Self::ManyPipelines { .. } => {
-                ErrorKind::Invalid
-            }
+            Self::Clause { .. }
+            | Self::NoPipeline { .. }
+            | Self::NoTable { .. }
+            | Self::ManyPipelines { .. } => ErrorKind::Invalid,
             Self::Unbounded | Self::NotIncremental { .. } | Self::ForeignPlanner { .. } => {
                 ErrorKind::Unsupported
             }

@@ -11,6 +11,7 @@ use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext
 use datafusion::logical_expr::{LogicalPlan, UserDefinedLogicalNode};
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
+use std::fmt;
 use std::sync::Arc;
 
 /// Plans our nodes inside any planner that takes extension planners.
@@ -51,8 +52,24 @@ impl ExtensionPlanner for DedupExtensionPlanner {
 }
 
 /// DataFusion's default planner with ours inside.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct OnefoldQueryPlanner;
+#[derive(Clone, Default)]
+pub struct OnefoldQueryPlanner {
+    others: Vec<Arc<dyn ExtensionPlanner + Send + Sync>>,
+}
+
+impl OnefoldQueryPlanner {
+    /// A planner of our nodes and of those that `others` plan.
+    #[must_use]
+    pub fn new(others: Vec<Arc<dyn ExtensionPlanner + Send + Sync>>) -> Self {
+        Self { others }
+    }
+}
+
+impl fmt::Debug for OnefoldQueryPlanner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OnefoldQueryPlanner").finish_non_exhaustive()
+    }
+}
 
 #[async_trait]
 impl QueryPlanner for OnefoldQueryPlanner {
@@ -61,7 +78,9 @@ impl QueryPlanner for OnefoldQueryPlanner {
         plan: &LogicalPlan,
         session: &dyn Session,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(DedupExtensionPlanner)])
+        let mut planners = self.others.clone();
+        planners.push(Arc::new(DedupExtensionPlanner));
+        DefaultPhysicalPlanner::with_extension_planners(planners)
             .create_physical_plan(plan, session)
             .await
     }

@@ -5,6 +5,7 @@ use crate::types::Settings;
 use datafusion::common::config::{ConfigEntry, ConfigExtension, ExtensionOptions};
 use datafusion::error::{DataFusionError, Result};
 use std::any::Any;
+use std::time::Duration;
 
 /// [`Settings`] inside a session's options.
 #[derive(Clone, Debug, Default)]
@@ -15,7 +16,9 @@ pub(super) struct OnefoldOptions {
 /// Name, least value, and what it does.
 type Number = (&'static str, u64, &'static str);
 
-const NUMBERS: [Number; 8] = [
+const TOKEN_BYTES_MAX: usize = 256;
+
+const NUMBERS: [Number; 9] = [
     ("epoch_rows_max", 1, "Most rows one epoch reads from all sources together"),
     ("epoch_bytes_max", 1, "Most bytes of decoded rows one epoch reads"),
     ("epoch_time_max_ms", 0, "Longest time in milliseconds an epoch collects rows"),
@@ -24,6 +27,7 @@ const NUMBERS: [Number; 8] = [
     ("compact_rows_min", 0, "Rows below which a data file is small; 0 never compacts"),
     ("compact_files_min", 2, "Small or half-masked files that make a compaction worth its while"),
     ("checkpoint_interval", 1, "Commits between two Delta checkpoints"),
+    ("retention_hours", 0, "Hours for which old versions can be read: 24 or more, or 0 for ever"),
 ];
 
 impl OnefoldOptions {
@@ -32,6 +36,7 @@ impl OnefoldOptions {
             checkpoint_interval: self.settings.checkpoint_interval,
             compact_rows_min: self.settings.compact_rows_min,
             compact_files_min: self.settings.compact_files_min,
+            retention: Duration::from_hours(self.settings.retention_hours),
         }
     }
 
@@ -46,6 +51,7 @@ impl OnefoldOptions {
             "compact_rows_min" => &mut settings.compact_rows_min,
             "compact_files_min" => &mut settings.compact_files_min,
             "checkpoint_interval" => &mut settings.checkpoint_interval,
+            "retention_hours" => &mut settings.retention_hours,
             _ => return None,
         })
     }
@@ -78,16 +84,26 @@ impl ExtensionOptions for OnefoldOptions {
             value.clone_into(&mut self.settings.pipeline);
             return Ok(());
         }
+        if key == "idempotency_token" {
+            if value.len() > TOKEN_BYTES_MAX {
+                return refuse(format!("onefold.{key} has at most {TOKEN_BYTES_MAX} bytes"));
+            }
+            value.clone_into(&mut self.settings.idempotency_token);
+            return Ok(());
+        }
         let Some((_, least, _)) = NUMBERS.iter().find(|(name, ..)| *name == key) else {
             let names: Vec<&str> = NUMBERS.iter().map(|(name, ..)| *name).collect();
             return refuse(format!(
-                "no setting onefold.{key}; there are {}, pipeline",
+                "no setting onefold.{key}; there are {}, pipeline, idempotency_token",
                 names.join(", ")
             ));
         };
         let Ok(number) = value.replace('_', "").parse::<u64>() else {
             return refuse(format!("onefold.{key} is a whole number, not '{value}'"));
         };
+        if key == "retention_hours" && (1..24).contains(&number) {
+            return refuse(format!("onefold.{key} is at least 24, or 0, not {number}"));
+        }
         if number < *least {
             return refuse(format!("onefold.{key} is at least {least}, not {number}"));
         }
@@ -112,6 +128,11 @@ impl ExtensionOptions for OnefoldOptions {
             value: Some(self.settings.pipeline.clone()),
             description: "Name of the next pipeline; empty is the unnamed one of its table",
         });
+        entries.push(ConfigEntry {
+            key: "onefold.idempotency_token".to_owned(),
+            value: Some(self.settings.idempotency_token.clone()),
+            description: "Token of the next batch write; a token seen before makes it do nothing",
+        });
         entries
     }
 }
@@ -124,17 +145,19 @@ mod tests {
     fn every_setting_can_be_set_within_its_limits_and_is_listed() {
         let mut options = OnefoldOptions::default();
         for (name, least, _) in NUMBERS {
-            options.set(name, &(least + 7).to_string()).unwrap();
-            assert_eq!(options.number(name).copied(), Some(least + 7), "{name}");
+            options.set(name, &(least + 70).to_string()).unwrap();
+            assert_eq!(options.number(name).copied(), Some(least + 70), "{name}");
             if least > 0 {
                 let error = options.set(name, &(least - 1).to_string()).unwrap_err();
                 assert!(error.to_string().contains(name), "{error}");
             }
         }
+        assert!(options.set("retention_hours", "23").is_err());
+        options.set("retention_hours", "0").unwrap();
         options.set("pipeline", "mine").unwrap();
         assert!(options.set("pipeline", "a/b").is_err());
         assert!(options.set("epoch_rows", "1").is_err());
         assert!(options.set("epoch_rows_max", "many").is_err());
-        assert_eq!(options.entries().len(), NUMBERS.len() + 1);
+        assert_eq!(options.entries().len(), NUMBERS.len() + 2);
     }
 }

@@ -2,10 +2,12 @@
 
 use super::PipelineHandle;
 use super::config::OnefoldOptions;
+use super::functions::{Function, TableFunction};
 use super::history::History;
 use super::plan::pipeline_of;
 use super::registry::{Ports, Registry};
 use super::tables::{DeltaFactory, GeneratorFactory, open_source};
+use crate::delta::{DmlExtensionPlanner, LowerDml, WriteReport};
 use crate::error::Error;
 use crate::plan::{
     DedupRelationPlanner, ExposePositions, KeepVolatileAboveDedup, OnefoldQueryPlanner, PlanError,
@@ -20,6 +22,7 @@ use datafusion::common::TableReference;
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::{CreateExternalTable, DdlStatement, LogicalPlan};
+use datafusion::optimizer::AnalyzerRule;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::sqlparser::dialect::{Dialect, dialect_from_str};
 use std::sync::Arc;
@@ -60,6 +63,24 @@ pub trait OnefoldContextExt: Sized {
     /// All pipelines of this session, in the order of their INSERTs.
     fn pipelines(&self) -> Vec<PipelineHandle>;
 
+    /// Writes `rows` into the upsert table `table` in one commit, unless a write under the same
+    /// `token` did before: then it does nothing, and says so. Columns go by name; those of the
+    /// table that `rows` does not have are NULL.
+    ///
+    /// # Errors
+    ///
+    /// No such table, a column it does not have, or a row that breaks its rules; nothing is written.
+    async fn write_once(
+        &self,
+        table: &str,
+        rows: DataFrame,
+        token: &str,
+    ) -> Result<WriteReport, Error>;
+
+    /// The newest version of the upsert table `table` that this session knows; `None` if there is
+    /// no such table.
+    fn table_version(&self, table: &str) -> Option<u64>;
+
     /// Makes a source a table of this session.
     ///
     /// # Errors
@@ -92,17 +113,25 @@ impl OnefoldBuilderExt for SessionStateBuilder {
         let config = self.config().get_or_insert_default();
         config.options_mut().extensions.insert(OnefoldOptions { settings });
         config.set_extension(Arc::clone(&registry));
-        let mut state = self.with_query_planner(Arc::new(OnefoldQueryPlanner)).build();
+        let planner = OnefoldQueryPlanner::new(vec![Arc::new(DmlExtensionPlanner)]);
+        let mut state = self.with_query_planner(Arc::new(planner)).build();
         if let Err(error) = state.register_relation_planner(Arc::new(DedupRelationPlanner)) {
             tracing::error!(%error, "the session takes no relation planner");
         }
         let history = History { registry: Arc::clone(&registry) };
         state.register_udtf("onefold_history", Arc::new(history));
+        for (name, function) in Function::ALL {
+            let registry = Arc::clone(&registry);
+            state.register_udtf(name, Arc::new(TableFunction { function, registry }));
+        }
         let delta = DeltaFactory { registry };
         let factories = state.table_factories_mut();
         factories.insert("DELTA".to_owned(), Arc::new(delta));
         factories.insert("GENERATOR".to_owned(), Arc::new(GeneratorFactory));
+        let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![Arc::new(LowerDml)];
+        rules.extend(state.analyzer().rules.iter().map(Arc::clone));
         SessionStateBuilder::new_from_existing(state)
+            .with_analyzer_rules(rules)
             .with_analyzer_rule(Arc::new(KeepVolatileAboveDedup))
             .with_analyzer_rule(Arc::new(ExposePositions))
     }
@@ -154,6 +183,21 @@ impl OnefoldContextExt for SessionContext {
         registry(&self.state()).map(|registry| registry.pipelines()).unwrap_or_default()
     }
 
+    async fn write_once(
+        &self,
+        table: &str,
+        rows: DataFrame,
+        token: &str,
+    ) -> Result<WriteReport, Error> {
+        let found = registry(&self.state()).and_then(|registry| registry.table_named(table));
+        let found = found.ok_or_else(|| PlanError::NoTable { name: table.to_owned() })?;
+        Ok(found.write_once(rows.collect().await?, token).await?)
+    }
+
+    fn table_version(&self, table: &str) -> Option<u64> {
+        Some(registry(&self.state())?.table_named(table)?.version())
+    }
+
     fn register_source(
         &self,
         name: &str,
@@ -192,13 +236,24 @@ async fn run_statement(
         }
         _ => {}
     }
-    let changes = matches!(plan, LogicalPlan::Dml(_) | LogicalPlan::Copy(_));
+    let changes = parsed.is_upkeep || matches!(plan, LogicalPlan::Dml(_) | LogicalPlan::Copy(_));
     let frame = context.execute_logical_plan(plan).await?;
     if !changes {
         return Ok(frame);
     }
     let batches = frame.collect().await?;
+    forget_token(context);
     Ok(context.read_batches(batches)?)
+}
+
+/// A token is for one statement.
+fn forget_token(context: &SessionContext) {
+    let state = context.state_ref();
+    let mut state = state.write();
+    let extensions = &mut state.config_mut().options_mut().extensions;
+    if let Some(options) = extensions.get_mut::<OnefoldOptions>() {
+        options.settings.idempotency_token.clear();
+    }
 }
 
 /// Whether a table is one of our sources: what DataFusion itself reads stays with it.

@@ -4,11 +4,13 @@
 
 mod config;
 mod context;
+mod functions;
 mod handle;
 mod history;
 mod plan;
 mod registry;
 mod tables;
+mod upkeep;
 
 pub use context::{OnefoldBuilderExt, OnefoldContextExt};
 pub use handle::PipelineHandle;

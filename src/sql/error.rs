@@ -34,6 +34,16 @@ pub enum SqlError {
         /// What is wrong, and what to write.
         reason: String,
     },
+    /// A command such as OPTIMIZE is written wrongly.
+    #[error("line {line}, column {column}: write {usage}")]
+    Upkeep {
+        /// Line of its first word, from 1.
+        line: u64,
+        /// Column of its first word in characters, from 1.
+        column: u64,
+        /// How it is written.
+        usage: String,
+    },
     /// An option of the clause that is part of the language but not built yet.
     #[error("DEDUP BY at line {line}, column {column}: {option} is not supported yet")]
     NotYet {

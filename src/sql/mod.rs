@@ -25,6 +25,7 @@ mod carrier;
 mod clause;
 mod error;
 mod script;
+mod upkeep;
 mod watermark;
 
 pub use carrier::{Carrier, read_carrier};

@@ -1,6 +1,7 @@
 //! Scripts: several statements, each with the text its author wrote.
 
 use super::clause::{rewrite, tokenize};
+use super::upkeep::{travel, upkeep};
 use super::watermark::{cut_watermark, place_generator};
 use super::{SqlError, WatermarkClause};
 use datafusion::error::DataFusionError;
@@ -21,6 +22,8 @@ pub struct ParsedStatement {
     pub column: u64,
     /// What CREATE EXTERNAL TABLE says about the table's event time; not in `statement`.
     pub watermark: Option<WatermarkClause>,
+    /// Whether it is a command such as OPTIMIZE; `statement` is then the query that does the work.
+    pub is_upkeep: bool,
 }
 
 impl ParsedStatement {
@@ -50,9 +53,19 @@ pub fn parse_script(text: &str, dialect: &dyn Dialect) -> Result<Vec<ParsedState
         let own = text.get(start..end).unwrap_or(text).to_owned();
         let (mut part, watermark) = cut_watermark(part, dialect)?;
         place_generator(&mut part);
+        let upkeep = upkeep(&part, dialect)?;
+        let is_upkeep = upkeep.is_some();
+        let part = travel(upkeep.as_ref().unwrap_or(&part), dialect)?;
         let statement = parse_one(&part, dialect)?;
         let Location { line, column } = first.span.start;
-        statements.push(ParsedStatement { statement, text: own, line, column, watermark });
+        statements.push(ParsedStatement {
+            statement,
+            text: own,
+            line,
+            column,
+            watermark,
+            is_upkeep,
+        });
     }
     Ok(statements)
 }

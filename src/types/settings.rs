@@ -30,6 +30,10 @@ pub struct Settings {
     /// Name of the next pipeline to be created. Default empty: the unnamed pipeline of its table.
     pub pipeline: String,
 
+    /// Idempotency token of the next batch write, at most 256 bytes: a write under a token that the
+    /// table has seen does nothing, and says so. Default empty: none.
+    pub idempotency_token: String,
+
     /// Rows below which a data file counts as small and is compacted with its like.
     /// Default 262 144; at least 0, which never compacts.
     pub compact_rows_min: u64,
@@ -38,8 +42,14 @@ pub struct Settings {
     /// Default 16; at least 2.
     pub compact_files_min: u64,
 
-    /// Commits between two Delta checkpoints. Default 100; at least 1.
+    /// Commits between two Delta checkpoints. Default 100; at least 1. A checkpoint is written
+    /// earlier when commits touch many files.
     pub checkpoint_interval: u64,
+
+    /// Hours for which old versions of a table can be read and restored; what only older ones name
+    /// is deleted once an hour, by whoever writes the table. Default 48; at least 24, or 0, which
+    /// deletes nothing.
+    pub retention_hours: u64,
 }
 
 impl Default for Settings {
@@ -51,9 +61,11 @@ impl Default for Settings {
             poll_interval_ms: 500,
             state_bytes_max: 4 << 30,
             pipeline: String::new(),
+            idempotency_token: String::new(),
             compact_rows_min: 262_144,
             compact_files_min: 16,
             checkpoint_interval: 100,
+            retention_hours: 48,
         }
     }
 }

@@ -4,6 +4,7 @@ mod print;
 mod prompt;
 mod run;
 mod script;
+mod upkeep;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use onefold::arrow::error::ArrowError;
@@ -44,6 +45,8 @@ enum Command {
         #[arg(long)]
         watch: bool,
     },
+    #[command(flatten)]
+    Upkeep(upkeep::Upkeep),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -124,6 +127,7 @@ async fn answer(command: Command) -> Result<(), Failure> {
     match command {
         Command::Sql { commands, files, format } => sql(context, commands, files, format).await,
         Command::Run { files, watch } => run::run(&context, files, watch).await,
+        Command::Upkeep(work) => upkeep::run(&context, work).await,
     }
 }
 

@@ -1,0 +1,152 @@
+//! The rule that takes statements over before anything is lost of them.
+
+use super::merge::merge_rows;
+use super::node::{DmlNode, Verb};
+use super::pinned::{Pin, PinnedTable};
+use super::rows::{DELETE, KIND, OLD_PREFIX, SET};
+use crate::delta::provider::StoredColumns;
+use crate::delta::stage::SEQUENCE_PREFIX;
+use crate::delta::table::DeltaTable;
+use arrow::datatypes::{DataType, Field, Schema};
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::Transformed;
+use datafusion::common::{Column, DFSchema, DFSchemaRef, Result};
+use datafusion::datasource::{provider_as_source, source_as_provider};
+use datafusion::logical_expr::dml::InsertOp;
+use datafusion::logical_expr::{
+    DmlStatement, Expr, Extension, LogicalPlan, LogicalPlanBuilder, TableScan, WriteOp, lit,
+};
+use datafusion::optimizer::AnalyzerRule;
+use std::sync::Arc;
+
+/// Plans changes of upsert tables from what the user wrote; must be the first analyzer rule.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LowerDml;
+
+impl AnalyzerRule for LowerDml {
+    fn name(&self) -> &'static str {
+        "lower_dml"
+    }
+
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        let LogicalPlan::Dml(dml) = &plan else { return Ok(plan) };
+        let verb = match &dml.op {
+            WriteOp::Update => Verb::Update,
+            WriteOp::Delete => Verb::Delete,
+            WriteOp::Truncate => Verb::Truncate,
+            WriteOp::MergeInto(_) => Verb::Merge,
+            WriteOp::Insert(InsertOp::Replace) => Verb::Replace,
+            WriteOp::Insert(InsertOp::Overwrite) => Verb::Overwrite,
+            _ => return Ok(plan),
+        };
+        let provider = source_as_provider(&dml.target)?;
+        let Some(table) = provider.downcast_ref::<DeltaTable>().and_then(DeltaTable::shared) else {
+            return Ok(plan);
+        };
+        let pin = Arc::new(Pin::default());
+        let target = Target { table: Arc::clone(&table), pin: Arc::clone(&pin) };
+        let input = target.rows(verb, dml)?;
+        let count = Schema::new(vec![Field::new("count", DataType::UInt64, false)]);
+        let schema: DFSchemaRef = Arc::new(DFSchema::try_from(count)?);
+        let node = Arc::new(DmlNode { table, pin, verb, input, schema });
+        Ok(LogicalPlan::Extension(Extension { node }))
+    }
+}
+
+/// The table of a statement.
+pub(super) struct Target {
+    pub(super) table: Arc<DeltaTable>,
+    pub(super) pin: Arc<Pin>,
+}
+
+impl Target {
+    /// The plan of the rows that `dml` sets, adds and deletes.
+    fn rows(&self, verb: Verb, dml: &DmlStatement) -> Result<LogicalPlan> {
+        if verb == Verb::Truncate {
+            return LogicalPlanBuilder::empty(false).build();
+        }
+        let input = self.pinned(dml.input.as_ref().clone())?;
+        match (&dml.op, input) {
+            (WriteOp::MergeInto(merge), source) => merge_rows(self, &dml.table_name, merge, source),
+            (WriteOp::Update, LogicalPlan::Projection(projection)) => {
+                let mut shown = vec![lit(SET).alias(KIND)];
+                let schema = projection.input.schema();
+                for field in self.table.shape.file.fields() {
+                    let is_it = |expr: &&Expr| expr.schema_name().to_string() == *field.name();
+                    let assigned = projection.expr.iter().find(is_it).cloned();
+                    shown.push(match assigned {
+                        Some(assigned) => assigned,
+                        None => column(schema, field.name())?,
+                    });
+                }
+                let is_same = |key: &String| {
+                    let own = |expr: &&Expr| expr.schema_name().to_string() == *key;
+                    let assigned = projection.expr.iter().find(own).cloned();
+                    let assigned = assigned.map(|expr| expr.unalias_nested().data);
+                    matches!(assigned, Some(Expr::Column(column)) if column.name == *key)
+                };
+                if !self.table.primary_key().iter().all(is_same) {
+                    for key in self.table.primary_key() {
+                        shown.push(column(schema, key)?.alias(format!("{OLD_PREFIX}{key}")));
+                    }
+                }
+                let input = projection.input.as_ref().clone();
+                LogicalPlanBuilder::from(input).project(shown)?.build()
+            }
+            (WriteOp::Delete, input) => {
+                let mut shown = vec![lit(DELETE).alias(KIND)];
+                for field in self.table.shape.file.fields() {
+                    shown.push(column(input.schema(), field.name())?.alias(field.name()));
+                }
+                LogicalPlanBuilder::from(input).project(shown)?.build()
+            }
+            (_, input) => {
+                let taken = &self.table.shape.input;
+                let shown = self.table.shape.file.fields().iter().map(|field| {
+                    let name = field.name();
+                    let index =
+                        taken.index_of(name.strip_prefix(SEQUENCE_PREFIX).unwrap_or(name))?;
+                    let (qualifier, own) = input.schema().qualified_field(index);
+                    Ok(Expr::Column(Column::from((qualifier, own))).alias(name))
+                });
+                let shown = shown.collect::<Result<Vec<_>>>()?;
+                LogicalPlanBuilder::from(input).project(shown)?.build()
+            }
+        }
+    }
+
+    /// `plan` with the table read at the version of the statement, wherever it is read.
+    fn pinned(&self, plan: LogicalPlan) -> Result<LogicalPlan> {
+        let pinned = plan.transform_up_with_subqueries(|plan| match &plan {
+            LogicalPlan::TableScan(scan) if self.is_own(scan) => {
+                let scan = self.scan(scan.table_name.clone())?;
+                Ok(Transformed::yes(scan))
+            }
+            LogicalPlan::TableScan(_) => Ok(Transformed::no(plan)),
+            _ => plan.recompute_schema().map(Transformed::yes),
+        });
+        pinned.map(|transformed| transformed.data)
+    }
+
+    pub(super) fn scan(
+        &self,
+        name: impl Into<datafusion::common::TableReference>,
+    ) -> Result<LogicalPlan> {
+        let (table, pin) = (Arc::clone(&self.table), Arc::clone(&self.pin));
+        let source = provider_as_source(Arc::new(PinnedTable { table, pin }));
+        LogicalPlanBuilder::scan(name, source, None)?.build()
+    }
+
+    fn is_own(&self, scan: &TableScan) -> bool {
+        let Ok(provider) = source_as_provider(&scan.source) else { return false };
+        let whole = provider.downcast_ref::<DeltaTable>().and_then(DeltaTable::shared);
+        let stored = || provider.downcast_ref::<StoredColumns>().map(|own| Arc::clone(&own.table));
+        whole.or_else(stored).is_some_and(|own| Arc::ptr_eq(&own, &self.table))
+    }
+}
+
+/// The column of that name, whatever its relation is called.
+fn column(schema: &DFSchema, name: &str) -> Result<Expr> {
+    let (qualifier, field) = schema.qualified_field_with_unqualified_name(name)?;
+    Ok(Expr::Column(Column::from((qualifier, field))))
+}

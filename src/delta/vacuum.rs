@@ -1,0 +1,216 @@
+//! Vacuum: what no kept version names is deleted.
+//!
+//! ```text
+//!   kept: the newest checkpoint C older than the retention, and all versions after it
+//!
+//!   log        older than C                                       deleted
+//!   data       not in C, not at the head, not in a restore since,  deleted
+//!   vectors    and older than C by 24 hours
+//!   state
+//! ```
+//!
+//! A file that a version after C names, and C does not, was written at most 12 hours before C: a
+//! writer abandons older uploads. Ages are told by the store's own clock.
+
+use super::DeltaError;
+use super::files::LiveFile;
+use super::memory::{STATE_DOMAIN, TableState};
+use super::table::{DeltaTable, Writer};
+use super::vectors;
+use crate::commit::{Manifest, ManifestRef};
+use crate::store::read_whole;
+use chrono::{DateTime, TimeDelta, Utc};
+use datafusion::common::runtime::SpawnedTask;
+use delta_kernel::snapshot::SnapshotRef;
+use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// Nothing younger is deleted, whatever the retention.
+const GRACE: TimeDelta = TimeDelta::hours(24);
+/// Between two vacuums of a process.
+const INTERVAL: Duration = Duration::from_hours(1);
+/// Requests side by side.
+const REQUESTS: usize = 16;
+
+/// What a vacuum did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VacuumReport {
+    /// The oldest version that can still be read.
+    pub oldest_version: u64,
+    /// Files of the log that were deleted.
+    pub log_files: u64,
+    /// Data files, vectors and state files that were deleted.
+    pub objects: u64,
+    /// Bytes of all of them.
+    pub bytes: u64,
+}
+
+impl DeltaTable {
+    /// Deletes what no version of the last `retention` names, and older versions with it.
+    ///
+    /// Safe beside running pipelines and other processes. An interrupted vacuum leaves some of it.
+    ///
+    /// # Errors
+    ///
+    /// A store that does not answer; a manifest that is lost.
+    pub async fn vacuum(&self, retention: Duration) -> Result<VacuumReport, DeltaError> {
+        let now = self.store_now().await?;
+        let retention = TimeDelta::from_std(retention).unwrap_or(TimeDelta::MAX);
+        let cutoff = now.checked_sub_signed(retention).unwrap_or(DateTime::<Utc>::MIN_UTC);
+        let all: Vec<ObjectMeta> =
+            self.location.store.list(Some(&self.location.path(""))).try_collect().await?;
+        let (log, objects): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|object| self.log_name(&object.location).is_some());
+        let mut report = VacuumReport::default();
+        let Some((oldest, since)) = self.oldest_kept(&log, cutoff) else { return Ok(report) };
+        report.oldest_version = oldest;
+        let old_log = log.iter().filter(|object| {
+            let version = self.log_name(&object.location).and_then(version_of);
+            version.is_some_and(|version| version < oldest)
+        });
+        let old_log: Vec<ObjectMeta> = old_log.cloned().collect();
+        let before = since.checked_sub_signed(GRACE).unwrap_or(DateTime::<Utc>::MIN_UTC);
+        let is_old = |object: &ObjectMeta| object.last_modified < before;
+        let candidates: Vec<ObjectMeta> = objects.into_iter().filter(is_old).collect();
+        if !candidates.is_empty() {
+            let named = self.named_objects(oldest).await?;
+            let is_garbage = |object: &ObjectMeta| !named.contains(object.location.as_ref());
+            let garbage: Vec<ObjectMeta> = candidates.into_iter().filter(is_garbage).collect();
+            report.objects = garbage.len() as u64;
+            report.bytes = garbage.iter().map(|object| object.size).sum();
+            self.delete(garbage).await?;
+        }
+        report.log_files = old_log.len() as u64;
+        report.bytes += old_log.iter().map(|object| object.size).sum::<u64>();
+        self.delete(old_log).await?;
+        Ok(report)
+    }
+
+    /// The newest checkpoint whose commit is older than `cutoff`, with that commit's time.
+    fn oldest_kept(
+        &self,
+        log: &[ObjectMeta],
+        cutoff: DateTime<Utc>,
+    ) -> Option<(u64, DateTime<Utc>)> {
+        let named = |object: &ObjectMeta, kind: &str| {
+            let name = self.log_name(&object.location)?;
+            name.ends_with(kind).then(|| version_of(name)).flatten()
+        };
+        let commits: Vec<(u64, DateTime<Utc>)> = log
+            .iter()
+            .filter_map(|object| Some((named(object, ".json")?, object.last_modified)))
+            .collect();
+        let checkpoints: HashSet<u64> =
+            log.iter().filter_map(|object| named(object, ".checkpoint.parquet")).collect();
+        let is_kept =
+            |(version, at): &&(u64, DateTime<Utc>)| *at <= cutoff && checkpoints.contains(version);
+        commits.iter().filter(is_kept).max_by_key(|(version, _)| *version).copied()
+    }
+
+    /// Everything that version `oldest`, a restore since, or the head names.
+    async fn named_objects(&self, oldest: u64) -> Result<HashSet<String>, DeltaError> {
+        let (head, restores) = {
+            let mut writer = self.writer.lock().await;
+            self.catch_up(&mut writer).await?;
+            let snapshot = Arc::clone(&writer.snapshot);
+            let known = self.state_of(&snapshot).await?;
+            (snapshot, known.map(|own| own.restores().to_vec()).unwrap_or_default())
+        };
+        let mut snapshots = vec![self.log.at(oldest).await?];
+        for version in restores.into_iter().filter(|version| *version > oldest) {
+            snapshots.push(self.log.at(version).await?);
+        }
+        snapshots.push(head);
+        let mut named = HashSet::new();
+        for snapshot in snapshots {
+            for add in self.log.files(Arc::clone(&snapshot)).await? {
+                named.insert(LiveFile::object(&self.location, &add.path).to_string());
+                let vector = add.deletion_vector.as_ref().and_then(vectors::file_of);
+                named.extend(vector.map(|name| self.location.path(&name).to_string()));
+            }
+            for (_, manifest) in self.named(&snapshot).await? {
+                let paths = self.state_paths(&manifest).await?;
+                named.extend(paths.iter().map(|path| self.location.path(path).to_string()));
+            }
+            let own = self.state_of(&snapshot).await?;
+            let files = own.iter().flat_map(TableState::files);
+            named.extend(files.map(|file| self.location.path(&file.path).to_string()));
+        }
+        Ok(named)
+    }
+
+    /// The paths that the manifest `named` names, itself included.
+    async fn state_paths(&self, named: &ManifestRef) -> Result<Vec<String>, DeltaError> {
+        let damaged = |reason: String| DeltaError::Damaged {
+            reason: format!("the manifest {} {reason}", named.path),
+        };
+        let store = self.location.rooted();
+        let bytes = read_whole(store.as_ref(), &named.path, &named.sha256)
+            .await
+            .map_err(|error| damaged(error.to_string()))?;
+        let manifest: Manifest =
+            serde_json::from_slice(&bytes).map_err(|error| damaged(format!("is none: {error}")))?;
+        let entries = manifest.sources.values().flat_map(|source| &source.entries);
+        let files = manifest.operators.values().flat_map(|operator| &operator.files);
+        let paths = entries.chain(files).map(|file| file.path.clone());
+        Ok(paths.chain([named.path.clone()]).collect())
+    }
+
+    /// Begins a vacuum beside whatever else is done, once an hour.
+    pub(super) fn vacuum_in_time(&self, writer: &mut Writer) {
+        let now = self.clock.monotonic();
+        if self.settings.retention.is_zero() || now.saturating_sub(writer.vacuumed) < INTERVAL {
+            return;
+        }
+        writer.vacuumed = now;
+        let (Some(table), retention) = (self.shared(), self.settings.retention) else { return };
+        writer.vacuum = Some(SpawnedTask::spawn(async move {
+            match table.vacuum(retention).await {
+                Ok(report) => tracing::info!(table = table.name(), ?report, "vacuum"),
+                Err(error) => tracing::warn!(table = table.name(), %error, "vacuum failed"),
+            }
+        }));
+    }
+
+    async fn state_of(&self, snapshot: &SnapshotRef) -> Result<Option<TableState>, DeltaError> {
+        let domains = self.log.domains(snapshot).await?;
+        let own = domains.iter().find(|(domain, _)| domain == STATE_DOMAIN);
+        own.map(|(_, configuration)| TableState::parse(configuration)).transpose()
+    }
+
+    /// The time of the store.
+    async fn store_now(&self) -> Result<DateTime<Utc>, DeltaError> {
+        let probe = self.location.path(&format!("_onefold/clock-{}", Uuid::new_v4()));
+        self.location.store.put(&probe, "".into()).await?;
+        let seen = self.location.store.head(&probe).await?.last_modified;
+        self.location.store.delete(&probe).await?;
+        Ok(seen)
+    }
+
+    async fn delete(&self, objects: Vec<ObjectMeta>) -> Result<(), DeltaError> {
+        let deletes = objects.into_iter().map(|object| async move {
+            match self.location.store.delete(&object.location).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+                Err(error) => Err(DeltaError::from(error)),
+            }
+        });
+        futures::stream::iter(deletes).buffer_unordered(REQUESTS).try_collect().await
+    }
+
+    /// The name within the log of an object that is in it.
+    fn log_name<'a>(&self, path: &'a Path) -> Option<&'a str> {
+        let folder = self.location.path("_delta_log");
+        let name = path.as_ref().strip_prefix(folder.as_ref())?.strip_prefix('/')?;
+        Some(name)
+    }
+}
+
+/// The version that a file of the log is of.
+fn version_of(name: &str) -> Option<u64> {
+    name.split_once('.')?.0.parse().ok()
+}
