@@ -115,6 +115,14 @@ pub struct EpochRows {
     pub partitions: Vec<Vec<RecordBatch>>,
 }
 
+impl RowsChanged {
+    /// Keys whose row changed.
+    #[must_use]
+    pub const fn keys(&self) -> u64 {
+        self.rows_inserted + self.rows_updated + self.rows_deleted
+    }
+}
+
 /// What a commit did to the rows of a table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RowsChanged {

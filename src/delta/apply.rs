@@ -146,16 +146,9 @@ impl DeltaTable {
         let first = writer.files.next_ordinal();
         let mut applied = match rows {
             StagedRows::Files(files) => {
-                let staged = files.clone();
-                let probe = SpawnedTask::spawn_blocking(move || {
-                    let hashes: Vec<&[u128]> =
-                        staged.iter().map(|file| file.hashes.as_slice()).collect();
-                    let upserted = index.upsert_files(&hashes, first, threads());
-                    Ok((index, upserted))
-                });
-                let (probed, upserted) = join(probe).await?;
+                let (probed, applied) = apply_files(index, files, first).await?;
                 index = probed;
-                Applied::of_files(files.clone(), upserted)
+                applied
             }
             StagedRows::Keys(None) => Applied::default(),
             StagedRows::Keys(Some(wanted)) => {
@@ -188,7 +181,12 @@ impl DeltaTable {
         if let Some(state) = &state {
             change.domains.push((STATE_DOMAIN.to_owned(), state.configuration()?));
         }
-        let marks = std::mem::take(&mut applied.marks);
+        let mut marks = std::mem::take(&mut applied.marks);
+        if !matches!(rows, StagedRows::Whole(_)) {
+            for (file, rows) in &writer.owed {
+                *marks.entry(*file).or_default() |= rows;
+            }
+        }
         let vectors = self.mask(writer, marks, &mut change).await?;
         writer.is_unknown = true; // until the answer is known; a dropped future leaves it so
         let answer = self.log.commit(Arc::clone(&writer.snapshot), Arc::new(change)).await?;
@@ -200,6 +198,8 @@ impl DeltaTable {
         };
         self.settle(writer, snapshot, actions, &vectors).await?;
         writer.index = Some(index);
+        writer.owed.clear();
+        writer.changed = writer.changed.saturating_add(applied.changed.keys());
         if let (Some(state), Some(memory)) = (state, &mut writer.memory) {
             memory.adopt(state);
         }
@@ -379,6 +379,22 @@ impl DeltaTable {
         }
         Ok(())
     }
+}
+
+/// Sets the keys of new files in the index, off the async worker.
+async fn apply_files(
+    mut index: KeyIndex,
+    files: &[Arc<StagedFile>],
+    first: u32,
+) -> Result<(KeyIndex, Applied), DeltaError> {
+    let staged = files.to_vec();
+    let probe = SpawnedTask::spawn_blocking(move || {
+        let hashes: Vec<&[u128]> = staged.iter().map(|file| file.hashes.as_slice()).collect();
+        let upserted = index.upsert_files(&hashes, first, threads());
+        Ok((index, upserted))
+    });
+    let (index, upserted) = join(probe).await?;
+    Ok((index, Applied::of_files(files.to_vec(), upserted)))
 }
 
 impl Applied {

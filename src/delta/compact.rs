@@ -13,6 +13,10 @@ use std::sync::Arc;
 
 /// Rows that one compaction rewrites at most.
 const ROWS_MAX: u64 = 2_000_000;
+/// The share of keys that must have changed for the index to be saved, one in so many: beside
+/// commits, and when there is time.
+const BUSY_SHARE: usize = 2;
+pub(super) const SAVED_SHARE: usize = 10;
 /// A file is worn when this share of its rows is masked: one in so many.
 const MASKED_SHARE: u64 = 4;
 
@@ -30,6 +34,7 @@ impl DeltaTable {
     /// without it, and the next commit tries again.
     pub(super) async fn maintain(&self, writer: &mut Writer) {
         self.vacuum_in_time(writer);
+        self.save_index(writer, BUSY_SHARE).await;
         let chosen = self.choose(writer, Effort::Worthwhile);
         if chosen.is_empty() {
             return;
@@ -53,6 +58,7 @@ impl DeltaTable {
             self.prepare(&mut writer).await?;
             let chosen = self.choose(&writer, Effort::All);
             if chosen.is_empty() {
+                self.save_index(&mut writer, SAVED_SHARE).await;
                 return Ok((removed, added));
             }
             let count = chosen.len() as u64;
@@ -76,6 +82,7 @@ impl DeltaTable {
         self.catch_up(&mut writer).await?;
         writer.snapshot = self.log.checkpoint(Arc::clone(&writer.snapshot)).await?;
         writer.actions = 0;
+        self.save_index(&mut writer, SAVED_SHARE).await;
         Ok(writer.snapshot.version())
     }
 
@@ -146,6 +153,7 @@ impl DeltaTable {
             tracing::debug!(table = self.name(), "table compaction lost a race, and gave up");
             return Ok(None);
         }
+        writer.changed = writer.changed.saturating_add(rows.num_rows() as u64);
         if let Some(index) = &mut writer.index {
             for (number, file) in adds.iter().enumerate() {
                 for (row, hash) in file.hashes.iter().enumerate() {

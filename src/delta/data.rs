@@ -6,7 +6,7 @@ use super::index::Place;
 use super::stage::{SEQUENCE_PREFIX, StagedFile, join};
 use crate::store::{Location, ParquetObject};
 use arrow::array::{Array, new_null_array};
-use arrow::compute::{cast, interleave_record_batch};
+use arrow::compute::{cast, concat_batches, interleave_record_batch};
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
@@ -134,6 +134,19 @@ pub(super) async fn read_rows(
     }
     let all: Vec<&RecordBatch> = batches.iter().collect();
     Ok(interleave_record_batch(&all, &found)?)
+}
+
+/// The rows `rows` of one file, ascending, in the columns of `schema`.
+pub(super) async fn read_some(
+    location: &Location,
+    file: &LiveFile,
+    rows: &[u32],
+    schema: &SchemaRef,
+) -> Result<RecordBatch, DeltaError> {
+    let ranges = rows.iter().map(|row| *row as usize..*row as usize + 1);
+    let selection = RowSelection::from_consecutive_ranges(ranges, file.rows as usize);
+    let batches = read(location, file, schema, Some(selection)).await?;
+    Ok(concat_batches(schema, &batches)?)
 }
 
 async fn read(

@@ -32,6 +32,21 @@ pub(super) struct LiveFile {
 }
 
 impl LiveFile {
+    /// The same file under another number.
+    fn numbered(&self, ordinal: u32) -> Self {
+        Self {
+            ordinal,
+            path: self.path.clone(),
+            size_bytes: self.size_bytes,
+            modified_ms: self.modified_ms,
+            stats: self.stats.clone(),
+            partition: self.partition.clone(),
+            rows: self.rows,
+            vector: self.vector.clone(),
+            selection: OnceLock::new(),
+        }
+    }
+
     /// Rows that are not masked.
     pub(super) fn live_rows(&self) -> u64 {
         self.rows - self.masked_rows()
@@ -99,6 +114,18 @@ impl Files {
 
     pub(super) fn by_path(&self, path: &str) -> Option<&Arc<LiveFile>> {
         self.by_path.get(path).and_then(|ordinal| self.live.get(ordinal))
+    }
+
+    /// Puts the files of `other` in, under the ordinals that `named` has for their paths; a path
+    /// that it does not have gets one that nothing has.
+    pub(super) fn take_over(&mut self, named: &Self, other: &Self) {
+        self.next = named.next;
+        for file in other.iter() {
+            let ordinal = named.by_path(&file.path).map_or(self.next, |known| known.ordinal);
+            self.next = self.next.max(ordinal + 1);
+            self.by_path.insert(file.path.clone(), ordinal);
+            self.live.insert(ordinal, Arc::new(file.numbered(ordinal)));
+        }
     }
 
     /// The ordinal that the next new path gets.

@@ -1,17 +1,19 @@
 //! The key index: where the live row of each primary key is.
 
 use super::files::{Files, LiveFile};
+use super::patch::Owed;
 use super::stage::{RowShape, join, key_columns};
 use super::wanted::sequence_columns;
 use super::{DeltaError, data, sequence};
-use crate::key::{Entry, KeyTable};
+use crate::key::KeyTable;
 use crate::store::Location;
+use arrow::record_batch::RecordBatch;
 use datafusion::common::runtime::SpawnedTask;
 use roaring::RoaringTreemap;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-const SHARDS: usize = 64;
+pub(super) const SHARDS: usize = 64;
 /// An epoch of fewer rows is done by one thread: starting others would take as long.
 const ROWS_MIN: usize = 50_000;
 /// Rows whose searches overlap their cache misses.
@@ -65,8 +67,9 @@ pub(super) enum KeyIndex {
     Ordered(Vec<KeyTable<Slot>>),
 }
 
+/// Shards that grow one after the other, not all at once.
 fn shards<V: Copy + Default>() -> Vec<KeyTable<V>> {
-    std::iter::repeat_with(KeyTable::new).take(SHARDS).collect()
+    (0..SHARDS).map(|shard| KeyTable::dense(shard as f64 / SHARDS as f64)).collect()
 }
 
 const fn shard_of(hash: u128) -> usize {
@@ -187,15 +190,82 @@ impl KeyIndex {
         }
     }
 
-    /// Reads the keys of all live rows. Costs one read of the key and sequence columns.
-    ///
-    /// # Errors
-    ///
-    /// [`DeltaError::Damaged`] if a key is in the table twice.
+    /// Appends the entries of a shard; files are written by their `numbers`.
+    pub(super) fn encode(&self, shard: usize, numbers: &HashMap<u32, u32>, bytes: &mut Vec<u8>) {
+        let number = |file: u32| numbers.get(&file).copied().unwrap_or(u32::MAX);
+        match self {
+            Self::Plain(shards) => {
+                bytes.extend_from_slice(&(shards[shard].len() as u64).to_le_bytes());
+                for (hash, (file, row)) in shards[shard].iter() {
+                    bytes.extend_from_slice(&hash.to_le_bytes());
+                    bytes.extend_from_slice(&number(file).to_le_bytes());
+                    bytes.extend_from_slice(&row.to_le_bytes());
+                }
+            }
+            Self::Ordered(shards) => {
+                bytes.extend_from_slice(&(shards[shard].len() as u64).to_le_bytes());
+                for (hash, Slot { place: (file, row), sequence }) in shards[shard].iter() {
+                    bytes.extend_from_slice(&hash.to_le_bytes());
+                    bytes.extend_from_slice(&number(file).to_le_bytes());
+                    bytes.extend_from_slice(&row.to_le_bytes());
+                    bytes.extend_from_slice(&sequence.to_le_bytes());
+                }
+            }
+        }
+    }
+
+    /// Fills an empty shard with `count` entries in the order of their hashes.
+    pub(super) fn fill(
+        &mut self,
+        shard: usize,
+        count: usize,
+        entries: impl Iterator<Item = (u128, Slot)>,
+    ) {
+        match self {
+            Self::Plain(shards) => {
+                let places = entries.map(|(hash, slot)| (hash, slot.place));
+                shards[shard].fill_sorted(count, places);
+            }
+            Self::Ordered(shards) => shards[shard].fill_sorted(count, entries),
+        }
+    }
+
+    /// Takes the first shards of `other` over, to where `from` begins.
+    pub(super) fn put_shards(&mut self, from: usize, other: Self) {
+        match (self, other) {
+            (Self::Plain(shards), Self::Plain(other)) => {
+                for (own, other) in shards[from..].iter_mut().zip(other) {
+                    if !other.is_empty() {
+                        *own = other;
+                    }
+                }
+            }
+            (Self::Ordered(shards), Self::Ordered(other)) => {
+                for (own, other) in shards[from..].iter_mut().zip(other) {
+                    if !other.is_empty() {
+                        *own = other;
+                    }
+                }
+            }
+            _ => debug_assert!(false, "indexes of two kinds"),
+        }
+    }
+
+    /// Bytes that it takes.
+    pub(super) fn allocated_bytes(&self) -> usize {
+        match self {
+            Self::Plain(shards) => shards.iter().map(KeyTable::allocated_bytes).sum(),
+            Self::Ordered(shards) => shards.iter().map(KeyTable::allocated_bytes).sum(),
+        }
+    }
+
+    /// Reads the keys of all live rows. Costs one read of the key and sequence columns. Of a key
+    /// that is there twice the later file counts; the other row is `owed` a mask.
     pub(super) async fn build(
         location: &Location,
         files: &Files,
         shape: &RowShape,
+        owed: &mut Owed,
     ) -> Result<Self, DeltaError> {
         let mut index = Self::new(!shape.rules.sequence_by.is_empty());
         let mut tasks = VecDeque::new();
@@ -213,31 +283,8 @@ impl KeyIndex {
             let Some(task) = tasks.pop_front() else { return Ok(index) };
             let (file, keyed) = join(task).await?;
             for (hash, row, sequence) in keyed {
-                let slot = Slot { place: (file.ordinal, row), sequence };
-                if let Some(other) = index.add(hash, slot) {
-                    let other = files.get(other.0).map(|file| file.path.clone());
-                    let reason = format!(
-                        "a primary key is in {} and again in {} at row {row}",
-                        other.unwrap_or_default(),
-                        file.path
-                    );
-                    return Err(DeltaError::Damaged { reason });
-                }
+                index.place(hash, Slot { place: (file.ordinal, row), sequence }, files, owed);
             }
-        }
-    }
-
-    /// Adds a key; returns where it is if it was there.
-    fn add(&mut self, hash: u128, slot: Slot) -> Option<Place> {
-        match self {
-            Self::Plain(shards) => match shards[shard_of(hash)].find_or_insert(hash, slot.place) {
-                Entry::Found(other) => Some(*other),
-                Entry::Added => None,
-            },
-            Self::Ordered(shards) => match shards[shard_of(hash)].find_or_insert(hash, slot) {
-                Entry::Found(other) => Some(other.place),
-                Entry::Added => None,
-            },
         }
     }
 }
@@ -248,19 +295,42 @@ pub(super) async fn read_keys(
     file: &LiveFile,
     shape: &RowShape,
 ) -> Result<Vec<(u128, u32, u64)>, DeltaError> {
-    let fields = shape.sequence_fields();
     let mut keys = Vec::with_capacity(file.live_rows() as usize);
     for (batch, rows) in data::read_file(location, file, &shape.key_schema()?).await? {
-        let mut hashes = Vec::with_capacity(rows.len());
-        shape.hasher.hash(&key_columns(&batch, &shape.primary_key)?, &mut hashes)?;
-        let sequences = match sequence_columns(&batch, &fields)?.first() {
-            Some(first) => sequence::prefixes(first)?,
-            None => vec![0; rows.len()],
-        };
-        let keyed = hashes.into_iter().zip(rows).zip(sequences);
-        keys.extend(keyed.map(|((hash, row), sequence)| (hash, row, sequence)));
+        keyed(shape, &batch, &rows, &mut keys)?;
     }
     Ok(keys)
+}
+
+/// The keys of some rows of a file.
+pub(super) async fn keys_at(
+    location: &Location,
+    file: &LiveFile,
+    shape: &RowShape,
+    rows: &RoaringTreemap,
+) -> Result<Vec<(u128, u32, u64)>, DeltaError> {
+    let rows: Vec<u32> = rows.iter().map(|row| row as u32).collect();
+    let batch = data::read_some(location, file, &rows, &shape.key_schema()?).await?;
+    let mut keys = Vec::with_capacity(rows.len());
+    keyed(shape, &batch, &rows, &mut keys)?;
+    Ok(keys)
+}
+
+fn keyed(
+    shape: &RowShape,
+    batch: &RecordBatch,
+    rows: &[u32],
+    keys: &mut Vec<(u128, u32, u64)>,
+) -> Result<(), DeltaError> {
+    let mut hashes = Vec::with_capacity(rows.len());
+    shape.hasher.hash(&key_columns(batch, &shape.primary_key)?, &mut hashes)?;
+    let sequences = match sequence_columns(batch, &shape.sequence_fields())?.first() {
+        Some(first) => sequence::prefixes(first)?,
+        None => vec![0; rows.len()],
+    };
+    let all = hashes.into_iter().zip(rows).zip(sequences);
+    keys.extend(all.map(|((hash, row), sequence)| (hash, *row, sequence)));
+    Ok(())
 }
 
 /// The upserts that belong to `shards`, which begin at shard `from`.

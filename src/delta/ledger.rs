@@ -11,6 +11,7 @@
 //! ```
 
 use super::apply::{StagedRows, Written, busy};
+use super::compact::SAVED_SHARE;
 use super::log::Change;
 use super::table::{DeltaTable, Writer};
 use super::travel::TableTime;
@@ -126,7 +127,11 @@ impl Ledger for DeltaTable {
     }
 
     async fn rest(&self) {
-        let vacuum = self.writer.lock().await.vacuum.take();
+        let vacuum = {
+            let mut writer = self.writer.lock().await;
+            self.save_index(&mut writer, SAVED_SHARE).await;
+            writer.vacuum.take()
+        };
         if let Some(vacuum) = vacuum {
             drop(vacuum.join().await); // it has logged what failed
         }

@@ -268,6 +268,11 @@ impl DeltaLog {
     }
 }
 
+/// The id that a table has had since it was created.
+pub(super) fn table_id(snapshot: &SnapshotRef) -> String {
+    snapshot.table_configuration().metadata().id().to_owned()
+}
+
 /// A property of ours in `snapshot`'s table, which is JSON.
 pub(super) fn property<T: serde::de::DeserializeOwned>(
     snapshot: &SnapshotRef,

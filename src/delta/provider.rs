@@ -2,6 +2,7 @@
 
 use super::DeltaError;
 use super::files::LiveFile;
+use super::lookup::Rows;
 use super::prune::prune;
 use super::sink::UpsertSink;
 use super::table::{DeltaTable, TableView};
@@ -26,6 +27,7 @@ use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{
     Expr, LogicalPlan, LogicalPlanBuilder, TableProviderFilterPushDown, TableType,
 };
+use datafusion::parquet::arrow::arrow_reader::RowSelection;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
@@ -70,7 +72,9 @@ impl TableProvider for DeltaTable {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let schema = Arc::clone(&self.shape.schema);
         let scan = ViewScan::try_new(self, schema, state, projection, filters)?;
-        ViewScan { limit, ..scan }.plan(&self.view(), state.runtime_env())
+        let view = self.view();
+        let rows = self.rows_of_keys(&view, filters)?;
+        ViewScan { limit, rows, ..scan }.plan(&view, state.runtime_env())
     }
 
     async fn insert_into(
@@ -201,6 +205,8 @@ pub(super) struct ViewScan {
     options: TableParquetOptions,
     partitions: usize,
     limit: Option<usize>,
+    /// The only rows that can be asked for, where they are known.
+    rows: Option<Rows>,
 }
 
 impl ViewScan {
@@ -234,6 +240,7 @@ impl ViewScan {
             options,
             partitions: state.config().target_partitions(),
             limit: None,
+            rows: None,
         })
     }
 
@@ -258,8 +265,14 @@ impl ViewScan {
             runtime.register_object_store(url.as_ref(), Arc::clone(&self.location.store));
         }
         let files: Vec<Arc<LiveFile>> = view.files.iter().cloned().collect();
-        let files = prune(files, self.predicate.as_ref(), &self.schema);
-        let rows: u64 = files.iter().map(|file| file.live_rows()).sum();
+        let files = match &self.rows {
+            Some(rows) => files.into_iter().filter(|own| rows.contains_key(&own.ordinal)).collect(),
+            None => prune(files, self.predicate.as_ref(), &self.schema),
+        };
+        let rows: u64 = match &self.rows {
+            Some(rows) => rows.values().map(|rows| rows.len() as u64).sum(),
+            None => files.iter().map(|file| file.live_rows()).sum(),
+        };
         if files.is_empty() {
             return Ok(Arc::new(EmptyExec::new(self.shown())));
         }
@@ -271,7 +284,7 @@ impl ViewScan {
         let mut statistics = Statistics::new_unknown(&self.schema);
         statistics.num_rows = Precision::Exact(rows as usize);
         let config = FileScanConfigBuilder::new(url.clone(), Arc::new(source))
-            .with_file_groups(groups(&self.location, files, self.partitions))
+            .with_file_groups(groups(&self.location, files, self.partitions, self.rows.as_ref()))
             .with_statistics(statistics)
             .with_projection_indices(self.projection.clone())?
             .with_limit(self.limit)
@@ -292,14 +305,26 @@ impl fmt::Display for ViewScan {
 }
 
 /// Files in at most `count` groups of about the same number of rows.
-fn groups(location: &Location, mut files: Vec<Arc<LiveFile>>, count: usize) -> Vec<FileGroup> {
+fn groups(
+    location: &Location,
+    mut files: Vec<Arc<LiveFile>>,
+    count: usize,
+    rows: Option<&Rows>,
+) -> Vec<FileGroup> {
     files.sort_by_key(|file| std::cmp::Reverse(file.live_rows()));
     let mut groups: Vec<(u64, Vec<PartitionedFile>)> =
         vec![(0, Vec::new()); count.clamp(1, files.len().max(1))];
     for file in files {
         let path = LiveFile::object(location, &file.path).to_string();
         let mut part = PartitionedFile::new(path, file.size_bytes.unsigned_abs());
-        if let Some(selection) = file.selection() {
+        let selection = match rows.and_then(|rows| rows.get(&file.ordinal)) {
+            Some(rows) => {
+                let ranges = rows.iter().map(|row| *row as usize..*row as usize + 1);
+                Some(RowSelection::from_consecutive_ranges(ranges, file.rows as usize))
+            }
+            None => file.selection(),
+        };
+        if let Some(selection) = selection {
             part = part.with_extension(ParquetRowSelection::new(selection));
         }
         if let Some(group) = groups.iter_mut().min_by_key(|(rows, _)| *rows) {

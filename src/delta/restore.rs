@@ -107,7 +107,7 @@ fn is_same_vector(one: &LiveFile, two: &LiveFile) -> bool {
 }
 
 /// What adds and removes say of a file.
-fn described(file: &LiveFile) -> Value {
+pub(super) fn described(file: &LiveFile) -> Value {
     let mut own = json!({
         "path": file.path,
         "partitionValues": file.partition,

@@ -3,8 +3,9 @@
 use super::DeltaError;
 use super::files::Files;
 use super::index::KeyIndex;
-use super::log::{DeltaLog, property};
+use super::log::{DeltaLog, property, table_id};
 use super::memory::{Memory, STATE_DOMAIN};
+use super::patch::Owed;
 use super::rules::{OPTIONS, TableRules, canonical, option_differences};
 use super::schema::{HASH_KEY, INPUT, PRIMARY_KEY, differences, from_kernel, normalise, to_kernel};
 use super::stage::RowShape;
@@ -15,6 +16,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::runtime::SpawnedTask;
 use delta_kernel::schema::StructType;
 use delta_kernel::snapshot::SnapshotRef;
+use roaring::RoaringTreemap;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
@@ -40,6 +42,8 @@ pub struct DeltaSettings {
     pub compact_rows_min: u64,
     /// How many small or half-masked files make a table compaction worth its while.
     pub compact_files_min: u64,
+    /// Keys from which on the key index is saved: with fewer, reading the table is as fast.
+    pub index_keys_min: usize,
     /// How long old versions can be read; zero never deletes anything.
     pub retention: Duration,
 }
@@ -50,6 +54,7 @@ impl Default for DeltaSettings {
             checkpoint_interval: 100,
             compact_rows_min: 262_144,
             compact_files_min: 16,
+            index_keys_min: 100_000,
             retention: Duration::from_hours(48),
         }
     }
@@ -87,6 +92,10 @@ pub(super) struct Writer {
     pub(super) index: Option<KeyIndex>,
     /// Loaded when the table is first written.
     pub(super) memory: Option<Memory>,
+    /// Rows of keys that are there twice, by another writer; our next commit masks them.
+    pub(super) owed: Owed,
+    /// Keys changed since the index was last saved.
+    pub(super) changed: u64,
     /// Adds and removes since the last checkpoint of this process.
     pub(super) actions: u64,
     pub(super) vacuum: Option<SpawnedTask<()>>,
@@ -153,6 +162,8 @@ impl DeltaTable {
             files,
             index: None,
             memory: None,
+            owed: Owed::new(),
+            changed: 0,
             actions: 0,
             vacuum: None,
             vacuumed: clock.monotonic(),
@@ -269,8 +280,15 @@ impl DeltaTable {
                 return Ok(());
             }
             let adds = self.log.files(Arc::clone(&head)).await?;
-            writer.files = Files::load(&self.location, adds).await?;
-            writer.index = None;
+            let files = writer.files.next(&self.location, &adds).await?;
+            let old = std::mem::replace(&mut writer.files, files);
+            // After a commit whose fate was not seen the index may hold what was never true.
+            let known = writer.index.take().filter(|_| !writer.is_unknown);
+            if let Some(mut index) = known {
+                let both = (&old, &writer.files);
+                index.patch(&self.location, both, &self.shape, &mut writer.owed).await?;
+                writer.index = Some(index);
+            }
             writer.snapshot = head;
             writer.is_unknown = false;
             self.publish(writer);
@@ -306,8 +324,28 @@ impl DeltaTable {
             self.catch_up(writer).await?;
         }
         if writer.index.is_none() {
-            let index = KeyIndex::build(&self.location, &writer.files, &self.shape).await?;
-            tracing::debug!(table = self.name(), keys = index.len(), "key index built");
+            let mut owed = Owed::new();
+            let (version, id) = (writer.snapshot.version(), table_id(&writer.snapshot));
+            let saved = self.load_index(&writer.files, version, &id, &mut owed).await;
+            let index = match saved {
+                Some(index) => index,
+                None => {
+                    writer.changed = u64::MAX / 2; // it was not saved, or cannot be read
+                    let files = &writer.files;
+                    KeyIndex::build(&self.location, files, &self.shape, &mut owed).await?
+                }
+            };
+            let bytes = index.allocated_bytes();
+            tracing::debug!(table = self.name(), keys = index.len(), bytes, "key index is there");
+            if !owed.is_empty() {
+                let rows: u64 = owed.values().map(RoaringTreemap::len).sum();
+                tracing::warn!(
+                    table = self.name(),
+                    rows,
+                    "another writer appended rows whose keys were there: the later rows count"
+                );
+            }
+            writer.owed = owed;
             writer.index = Some(index);
         }
         if writer.memory.is_none() {

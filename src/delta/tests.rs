@@ -1,6 +1,6 @@
 //! Upserts against a model, lost races, lost answers, and fences.
 
-use super::{DeltaSettings, DeltaTable, TableDefinition};
+use super::{DeltaSettings, DeltaTable, TableDefinition, foreign};
 use crate::commit::{EpochRows, Ledger, ManifestRef, Outcome, Proposal};
 use crate::store::Location;
 use crate::testing::{AgedStore, SimulatedClock};
@@ -63,6 +63,16 @@ async fn queries_filter_project_limit_and_count() {
         assert_eq!(one("SELECT v FROM t WHERE k = 4").await, Some(8));
         assert_eq!(one("SELECT v FROM t WHERE k = 6").await, Some(-1));
         assert_eq!(one("SELECT v FROM t WHERE k = 60000").await, None);
+        assert_eq!(one("SELECT count(*) FROM t WHERE k IN (1, 3, 60000, 6)").await, Some(3));
+        assert_eq!(one("SELECT sum(v) FROM t WHERE k IN (6, 4, 4) AND v > 0").await, Some(8));
+        assert_eq!(
+            one("SELECT sum(v) FROM t WHERE (k = 6 OR 5 = k) AND s IS NOT NULL").await,
+            Some(10)
+        );
+        let plan = context.sql("SELECT v FROM t WHERE k = 6").await.unwrap();
+        let plan = plan.create_physical_plan().await.unwrap();
+        let files = datafusion::physical_plan::displayable(plan.as_ref()).indent(true).to_string();
+        assert_eq!(files.matches(".parquet").count(), 1, "{files}");
         let few = context.sql("SELECT k FROM t LIMIT 7").await.unwrap().collect().await.unwrap();
         assert_eq!(few.iter().map(RecordBatch::num_rows).sum::<usize>(), 7);
     }
@@ -259,7 +269,12 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         runtime.unwrap().block_on(async {
             let location = memory();
-            let busy = DeltaSettings { checkpoint_interval: 4, compact_files_min: 3, ..settings() };
+            let busy = DeltaSettings {
+                checkpoint_interval: 4,
+                compact_files_min: 3,
+                index_keys_min: 1,
+                ..settings()
+            };
             let mut table = open(&location, busy).await.unwrap();
             let mut run = Run::start(&table, "p").await;
             let mut model = Model::new();
@@ -268,7 +283,9 @@ proptest! {
                 model.extend(rows);
                 assert_eq!(scan(&table).await, model);
                 assert_eq!(table.rows(), model.len() as u64);
+                index_is_what_a_scan_finds(&table).await;
                 if reopens {
+                    table.rest().await;
                     table = open(&location, busy).await.unwrap();
                     let epoch = run.epoch;
                     run = Run::start(&table, "p").await;
@@ -276,6 +293,126 @@ proptest! {
                 }
             }
         });
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn what_others_commit_between_our_commits_is_taken_over(
+        steps in proptest::collection::vec((0..4_u8, 0..30_i64, 0..1000_i64, any::<bool>()), 1..16),
+    ) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        runtime.unwrap().block_on(async {
+            let location = memory();
+            let busy = DeltaSettings { compact_files_min: 4, index_keys_min: 1, ..settings() };
+            let mut table = open(&location, busy).await.unwrap();
+            let mut run = Run::start(&table, "p").await;
+            let mut model = Model::new();
+            for (kind, key, value, reopens) in steps {
+                match kind {
+                    0 => {
+                        foreign::append(&location, &[(key, value), (key + 40, value)]).await;
+                        model.extend([(key, value), (key + 40, value)]);
+                    }
+                    1 => {
+                        foreign::delete(&location, key..key + 5).await;
+                        model.retain(|own, _| !(key..key + 5).contains(own));
+                    }
+                    2 => foreign::compact(&location).await,
+                    _ => {}
+                }
+                if reopens {
+                    table.rest().await;
+                    table = open(&location, busy).await.unwrap();
+                    run = Run::start(&table, "p").await;
+                }
+                let own = [(key + 1, value + 1), (key + 7, value + 1), (100, value)];
+                run.epoch(&own).await;
+                model.extend(own);
+                assert_eq!(scan(&table).await, model);
+                assert_eq!(table.rows(), model.len() as u64, "a key is there once");
+                index_is_what_a_scan_finds(&table).await;
+            }
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_saved_index_is_used_and_one_that_is_damaged_foreign_or_lost_is_not() {
+    let location = memory();
+    let own = DeltaSettings { index_keys_min: 1, ..settings() };
+    let table = open(&location, own).await.unwrap();
+    let mut run = Run::start(&table, "p").await;
+    let rows: Vec<(i64, i64)> = (0..500).map(|key| (key, key)).collect();
+    run.epoch(&rows).await;
+    run.epoch(&rows[..300]).await;
+    table.rest().await;
+    run.epoch(&[(1, 7), (600, 7)]).await; // after it was saved
+    let load = async || {
+        let again = open(&location, own).await.unwrap();
+        let mut owed = super::patch::Owed::new();
+        let (files, version) = (again.view().files.clone(), again.version());
+        let id = super::log::table_id(&again.writer.lock().await.snapshot);
+        let index = again.load_index(&files, version, &id, &mut owed).await;
+        index.map(|index| index.len())
+    };
+    assert_eq!(load().await, Some(501));
+    index_is_what_a_scan_finds(&open(&location, own).await.unwrap()).await;
+    let saved: Vec<_> = location
+        .store
+        .list(Some(&location.path(super::saved::INDEX_FOLDER)))
+        .try_collect()
+        .await
+        .unwrap();
+    let named = |end: &str| {
+        let is_it = |object: &&object_store::ObjectMeta| object.location.as_ref().ends_with(end);
+        saved.iter().filter(is_it).map(|object| object.location.clone()).collect::<Vec<_>>()
+    };
+    let (mut runs, paths) = (Vec::new(), named("-3.run"));
+    for path in &paths {
+        let bytes = location.store.get(path).await.unwrap().bytes().await.unwrap();
+        let mut damaged = bytes.to_vec();
+        damaged[40] ^= 1;
+        location.store.put(path, damaged.into()).await.unwrap();
+        runs.push(bytes);
+    }
+    assert_eq!(load().await, None, "one bit is wrong");
+    for path in &paths {
+        location.store.delete(path).await.unwrap();
+    }
+    assert_eq!(load().await, None, "a run is missing");
+    for (path, bytes) in paths.iter().zip(runs) {
+        location.store.put(path, bytes.into()).await.unwrap();
+    }
+    assert_eq!(load().await, Some(501));
+    for path in named(".json") {
+        let head = location.store.get(&path).await.unwrap().bytes().await.unwrap();
+        let other =
+            String::from_utf8(head.to_vec()).unwrap().replace("\"proof\":\"", "\"proof\":\"0");
+        location.store.put(&path, other.into()).await.unwrap();
+    }
+    assert_eq!(load().await, None, "of another table");
+    index_is_what_a_scan_finds(&open(&location, own).await.unwrap()).await;
+}
+
+/// I9: the index of the writer has every live row at its place, and no other.
+async fn index_is_what_a_scan_finds(table: &Arc<DeltaTable>) {
+    let mut writer = table.writer.lock().await;
+    table.catch_up(&mut writer).await.unwrap();
+    table.prepare(&mut writer).await.unwrap();
+    let mut owed = super::patch::Owed::new();
+    let files = &writer.files;
+    let found = super::index::KeyIndex::build(&table.location, files, &table.shape, &mut owed);
+    let found = found.await.unwrap();
+    let index = writer.index.as_ref().unwrap();
+    assert_eq!(index.len(), found.len());
+    for file in writer.files.iter() {
+        let keys = super::index::read_keys(&table.location, file, &table.shape).await.unwrap();
+        for (hash, ..) in keys {
+            assert_eq!(index.get(hash), found.get(hash));
+        }
     }
 }
 
@@ -325,7 +462,7 @@ impl Run {
     }
 }
 
-fn batch(first: u64, rows: &[(i64, i64)]) -> RecordBatch {
+pub(super) fn batch(first: u64, rows: &[(i64, i64)]) -> RecordBatch {
     let text = rows.iter().map(|(key, value)| (value % 2 == 0).then(|| format!("{key}")));
     let columns: [(&str, ArrayRef, bool); 4] = [
         ("k", Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.0))), false),
@@ -344,11 +481,11 @@ fn memory() -> Location {
     Location::from_store("memory:///t", Arc::new(InMemory::new())).unwrap()
 }
 
-fn settings() -> DeltaSettings {
+pub(super) fn settings() -> DeltaSettings {
     DeltaSettings::default()
 }
 
-async fn open(
+pub(super) async fn open(
     location: &Location,
     settings: DeltaSettings,
 ) -> Result<Arc<DeltaTable>, super::DeltaError> {

@@ -14,6 +14,7 @@
 
 use super::DeltaError;
 use super::files::LiveFile;
+use super::index::SHARDS;
 use super::memory::{STATE_DOMAIN, TableState};
 use super::table::{DeltaTable, Writer};
 use super::vectors;
@@ -34,6 +35,8 @@ use uuid::Uuid;
 const GRACE: TimeDelta = TimeDelta::hours(24);
 /// Between two vacuums of a process.
 const INTERVAL: Duration = Duration::from_hours(1);
+/// Saved key indexes that are kept, the newest.
+const INDEXES_KEPT: usize = 2;
 /// Requests side by side.
 const REQUESTS: usize = 16;
 
@@ -127,6 +130,12 @@ impl DeltaTable {
         }
         snapshots.push(head);
         let mut named = HashSet::new();
+        for (_, head) in self.saved_heads().await?.into_iter().take(INDEXES_KEPT) {
+            let stem = head.trim_end_matches(".json").to_owned();
+            named.insert(self.location.path(&head).to_string());
+            let run = |number: usize| self.location.path(&format!("{stem}-{number}.run"));
+            named.extend((0..SHARDS).map(|number| run(number).to_string()));
+        }
         for snapshot in snapshots {
             for add in self.log.files(Arc::clone(&snapshot)).await? {
                 named.insert(LiveFile::object(&self.location, &add.path).to_string());

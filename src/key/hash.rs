@@ -50,6 +50,12 @@ impl KeyHasher {
         Ok(Self { sip: SipHasher13::new_with_key(&key), types: types.into() })
     }
 
+    /// A hash that depends on the secret key and on nothing else; it does not give the key away.
+    #[must_use]
+    pub fn fingerprint(&self) -> u128 {
+        self.sip.hash(b"onefold").as_u128()
+    }
+
     /// Appends the hash of each row of `columns` to `hashes`.
     ///
     /// Returns which rows have no NULL in their key, or `None` if all rows have none. Costs about

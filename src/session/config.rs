@@ -31,12 +31,13 @@ const NUMBERS: [Number; 9] = [
 ];
 
 impl OnefoldOptions {
-    pub(super) const fn delta(&self) -> DeltaSettings {
+    pub(super) fn delta(&self) -> DeltaSettings {
         DeltaSettings {
             checkpoint_interval: self.settings.checkpoint_interval,
             compact_rows_min: self.settings.compact_rows_min,
             compact_files_min: self.settings.compact_files_min,
             retention: Duration::from_hours(self.settings.retention_hours),
+            ..DeltaSettings::default()
         }
     }
 

@@ -133,7 +133,7 @@ async fn run(
             return Ok(if verb == Verb::Truncate { changed.rows_deleted } else { count });
         }
         table.after_lost_race(&mut writer).await?;
-        if writer.index.is_none() {
+        if !read.files.is_same(&writer.files) {
             return Err(DeltaError::Changed { version: read.version + 1 }.into());
         }
         table.prepare(&mut writer).await?;
