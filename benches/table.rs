@@ -4,6 +4,7 @@
 //! the same rows as plain Parquet; what a row by its key costs beside a plain file sorted by key;
 //! and what opening a table of 20 million keys to write it costs with a saved index, beside reading
 //! its keys. The least of several runs counts.
+#![allow(clippy::future_not_send, reason = "a bench waits on one thread")]
 
 use onefold::arrow::array::cast::AsArray;
 use onefold::arrow::array::types::Int64Type;

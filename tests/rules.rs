@@ -175,6 +175,40 @@ async fn aggregating_columns_fold_every_row_once() {
     assert_eq!(rows(&context, "SELECT n, total, low FROM a WHERE k = 1").await, ["1 3 NULL"]);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_takes_new_columns_and_the_rest_is_refused_with_the_reason() {
+    let world = World::new();
+    let context = world.session();
+    run(&context, CDC).await.unwrap();
+    run(&context, "INSERT INTO t VALUES (1, 'a', 1, 'c'), (2, 'b', 1, 'c')").await.unwrap();
+    for (statement, said) in [
+        ("ALTER TABLE t ADD COLUMN V BIGINT", "there is a column v already"),
+        ("ALTER TABLE t ADD COLUMN w BIGINT NOT NULL", "a new column cannot be NOT NULL"),
+        ("ALTER TABLE t ADD COLUMN w BIGINT[]", "Delta has no type for"),
+        ("ALTER TABLE t DROP COLUMN v", "DROP COLUMN v: only ADD COLUMN"),
+        ("ALTER TABLE t ALTER COLUMN v TYPE BIGINT", "without rewriting it"),
+        ("ALTER TABLE t ALTER COLUMN k DROP NOT NULL", "k is in the PRIMARY KEY"),
+        ("ALTER TABLE nothing ADD COLUMN w BIGINT", "is for upsert tables of this session"),
+    ] {
+        let error = refusal(&context, statement).await;
+        assert!(error.contains(said), "{statement}: {error}");
+    }
+    run(&context, "ALTER TABLE t ADD COLUMN w BIGINT, ADD COLUMN IF NOT EXISTS v VARCHAR")
+        .await
+        .unwrap();
+    assert_eq!(rows(&context, "SELECT * FROM t ORDER BY k").await, ["1 a NULL", "2 b NULL"]);
+    run(&context, "INSERT INTO t VALUES (2, 'c', 2, 'u', 7), (3, 'd', 1, 'c', 8)").await.unwrap();
+    let again = world.session();
+    run(&again, "CREATE EXTERNAL TABLE t STORED AS DELTA LOCATION 'memory:///t'").await.unwrap();
+    for context in [&context, &again] {
+        run(context, "OPTIMIZE t").await.unwrap();
+        let found = rows(context, "SELECT w, k, v FROM t ORDER BY k").await;
+        assert_eq!(found, ["NULL 1 a", "7 2 c", "8 3 d"]);
+        assert_eq!(rows(context, "SELECT k FROM t WHERE w > 7").await, ["3"]);
+        assert_eq!(rows(context, "SELECT * FROM t VERSION AS OF 1 ORDER BY k").await.len(), 2);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 

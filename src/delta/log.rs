@@ -2,8 +2,10 @@
 
 use super::DeltaError;
 use super::actions::{Actions, Add, Descriptor};
+use super::alter::SchemaChange;
 use super::committer::OnceCommitter;
 use super::files::LiveFile;
+use super::schema::kernel_field;
 use super::stage::{StagedFile, join, threads};
 use crate::commit::{CommitError, RowsChanged};
 use crate::store::Location;
@@ -67,6 +69,8 @@ pub(super) struct Change {
     pub(super) metrics: Option<RowsChanged>,
     /// Actions that the kernel cannot be asked for, as lines of JSON.
     pub(super) raw: Vec<String>,
+    /// Changes of the schema; then nothing else is changed.
+    pub(super) schema: Vec<SchemaChange>,
     /// The name of an operation with `raw` actions.
     pub(super) operation: Option<&'static str>,
     pub(super) adds: Vec<Arc<StagedFile>>,
@@ -296,10 +300,18 @@ fn send(
 ) -> Result<Option<SnapshotRef>, DeltaError> {
     let operation = match change.operation {
         Some(name) => UpdateTableOperation::Custom(name.to_owned()),
+        None if !change.schema.is_empty() => UpdateTableOperation::AlterTable,
         None if change.is_compaction => UpdateTableOperation::Optimize,
         None => UpdateTableOperation::Merge,
     };
-    let mut builder = Arc::clone(snapshot).update_table(operation, ENGINE, !change.is_compaction);
+    let changes_rows = !change.is_compaction && change.schema.is_empty();
+    let mut builder = Arc::clone(snapshot).update_table(operation, ENGINE, changes_rows);
+    for own in &change.schema {
+        builder = match own {
+            SchemaChange::Add(field) => builder.add_column(kernel_field(field)?),
+            SchemaChange::DropNotNull(name) => builder.set_nullable(ColumnName::new([name])),
+        };
+    }
     for (app, version) in &change.txns {
         builder = builder.with_transaction_id(app.clone(), *version);
     }

@@ -24,6 +24,7 @@
 //! The Delta transaction log protocol, <https://github.com/delta-io/delta/blob/master/PROTOCOL.md>.
 
 mod actions;
+mod alter;
 mod apply;
 mod batch;
 mod changes;
@@ -60,6 +61,7 @@ mod vacuum;
 mod vectors;
 mod wanted;
 
+pub use alter::SchemaChange;
 pub use batch::WriteReport;
 pub use changes::CHANGE_TYPE;
 pub use dml::{DmlExtensionPlanner, LowerDml};

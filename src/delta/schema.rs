@@ -74,11 +74,14 @@ fn stored_type(data_type: &DataType) -> Option<DataType> {
 
 /// The schema as the Delta log keeps it.
 pub(super) fn to_kernel(schema: &Schema) -> Result<StructType, DeltaError> {
-    let fields = schema.fields().iter().map(|field| {
-        let data_type = kernel_type(field.data_type())?;
-        Ok(StructField::new(field.name(), data_type, field.is_nullable()))
-    });
+    let fields = schema.fields().iter().map(|field| kernel_field(field));
     Ok(StructType::try_new(fields.collect::<Result<Vec<_>, DeltaError>>()?)?)
+}
+
+/// A column as the Delta log keeps it.
+pub(super) fn kernel_field(field: &Field) -> Result<StructField, DeltaError> {
+    let data_type = kernel_type(field.data_type())?;
+    Ok(StructField::new(field.name(), data_type, field.is_nullable()))
 }
 
 fn kernel_type(data_type: &DataType) -> Result<KernelType, DeltaError> {

@@ -12,7 +12,7 @@ use super::stage::RowShape;
 use crate::key::KeyHasher;
 use crate::store::{Location, probe_put_if_absent};
 use crate::types::{Clock, Entropy};
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::runtime::SpawnedTask;
 use delta_kernel::schema::StructType;
 use delta_kernel::snapshot::SnapshotRef;
@@ -373,7 +373,7 @@ fn shape_of(
             differences: "it has no primary key, so it was not made by onefold".to_owned(),
         })?;
     let input = match property::<StructType>(snapshot, INPUT) {
-        Some(input) => from_kernel(&input)?,
+        Some(input) => widened(from_kernel(&input)?.as_ref(), &schema),
         None => Arc::clone(&schema),
     };
     let options: HashMap<String, String> = property(snapshot, OPTIONS).unwrap_or_default();
@@ -387,6 +387,19 @@ fn shape_of(
     let hasher =
         KeyHasher::try_new(known.map_or_else(|| entropy.bits(), u128::to_be_bytes), &types)?;
     Ok(RowShape::new(name.to_owned(), input, primary_key, hasher, rules))
+}
+
+/// What INSERT took when the table was created, and the columns that came since.
+fn widened(input: &Schema, schema: &Schema) -> SchemaRef {
+    let own = |field: &Arc<Field>| {
+        schema
+            .field_with_name(field.name())
+            .map_or_else(|_| Arc::clone(field), |now| Arc::new(now.clone()))
+    };
+    let mut fields: Vec<Arc<Field>> = input.fields().iter().map(own).collect();
+    let is_new = |field: &&Arc<Field>| input.field_with_name(field.name()).is_err();
+    fields.extend(schema.fields().iter().filter(is_new).cloned());
+    Arc::new(Schema::new(fields))
 }
 
 /// The columns of `input` that the table keeps.

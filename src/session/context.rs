@@ -1,6 +1,7 @@
 //! `SessionContext` with our SQL.
 
 use super::PipelineHandle;
+use super::alter::{alter, as_alter};
 use super::config::OnefoldOptions;
 use super::functions::{Function, TableFunction};
 use super::history::History;
@@ -215,6 +216,12 @@ async fn run_statement(
     parsed: ParsedStatement,
 ) -> Result<DataFrame, Error> {
     let state = context.state();
+    if let Some(statement) = as_alter(&parsed.statement)
+        && let Some(registry) = registry(&state)
+    {
+        alter(context, &registry, statement).await?;
+        return Ok(context.read_empty()?);
+    }
     let mut plan = state.statement_to_plan(parsed.statement).await?;
     match &mut plan {
         LogicalPlan::Ddl(DdlStatement::CreateView(view)) => {

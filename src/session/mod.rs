@@ -2,6 +2,7 @@
 //!
 //! Not here: anything that could be done by a room below.
 
+mod alter;
 mod config;
 mod context;
 mod functions;

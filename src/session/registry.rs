@@ -60,6 +60,18 @@ impl Registry {
         locked(&self.names).insert(name.to_owned(), Arc::clone(table));
     }
 
+    /// Puts the table as it is now in the place of the one it was.
+    pub(super) fn replace_table(&self, name: &str, table: &Arc<DeltaTable>) {
+        let url = table.location().url.to_string();
+        for known in locked(&self.names).values_mut() {
+            if known.location().url.as_str() == url {
+                *known = Arc::clone(table);
+            }
+        }
+        locked(&self.names).insert(name.to_owned(), Arc::clone(table));
+        locked(&self.tables).insert(url, Arc::clone(table));
+    }
+
     /// All pipelines, in the order of their INSERTs.
     pub(super) fn pipelines(&self) -> Vec<PipelineHandle> {
         locked(&self.pipelines).clone()
