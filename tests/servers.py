@@ -136,8 +136,10 @@ def statements(random, steps):
             f"WHEN MATCHED AND t.k % 3 = 0 THEN DELETE WHEN MATCHED THEN UPDATE SET v = {value} "
             f"WHEN NOT MATCHED THEN INSERT (k, v) VALUES (x.k, {value})",
             "OPTIMIZE t",
-            f"INSERT INTO cdc SELECT value, {value}, 'c', {random.randrange(50)}, 'u' FROM {series}",
-            f"INSERT INTO cdc SELECT value, NULL, NULL, {random.randrange(50)}, 'd' FROM {series}",
+            f"INSERT INTO cdc SELECT value, {value} AS v, 'c' AS s, "
+            f"{random.randrange(50)} AS lsn, 'u' AS op FROM {series}",
+            f"INSERT INTO cdc SELECT value, NULL AS v, NULL AS s, "
+            f"{random.randrange(50)} AS lsn, 'd' AS op FROM {series}",
             f"INSERT INTO sums SELECT value, {value}, 's{step}' FROM {series}",
             f"INSERT INTO sums SELECT value, 1, 'z' FROM {series}",
         ])
