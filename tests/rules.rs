@@ -1,9 +1,14 @@
 //! The rules of upsert tables: sequences, deletes and merge modes, through SQL.
 
+use crate::support;
 use crate::support::tables::{World, refusal, rows, run};
+use onefold::object_store::ObjectStore;
+use onefold::object_store::memory::InMemory;
+use onefold::prelude::*;
 use onefold::testing::SimulatedClock;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 const CDC: &str = "CREATE EXTERNAL TABLE t (k BIGINT NOT NULL, v VARCHAR, lsn BIGINT, op VARCHAR,
@@ -173,6 +178,39 @@ async fn aggregating_columns_fold_every_row_once() {
     .await
     .unwrap();
     assert_eq!(rows(&context, "SELECT n, total, low FROM a WHERE k = 1").await, ["1 3 NULL"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipeline_of_changes_ends_with_the_newest_of_each_key() {
+    let (source, how) =
+        (support::source(2), support::How { epoch_rows_max: 7, ..Default::default() });
+    let mut newest: BTreeMap<i64, (i64, String)> = BTreeMap::new();
+    for partition in 0..2 {
+        let number = |row: i64| (row * 37 % 40) * 2 + partition; // each once
+        let log: Vec<support::Row> =
+            (0..40).map(|row| (Some((row % 9) as u8), Some(row), number(row))).collect();
+        for (key, _, number) in &log {
+            let own = (*number, key.unwrap().to_string());
+            let best = newest.entry(number % 6).or_insert((-1, String::new()));
+            if own.0 > best.0 {
+                *best = own;
+            }
+        }
+        source.push(&format!("p{partition}"), &support::batch(&log)).unwrap();
+    }
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let context = support::session(&store, &source, how).await.unwrap();
+    let create = CDC.replace("TABLE t", "TABLE c").replace("memory:///t", "memory:///c");
+    run(&context, &create).await.unwrap();
+    let insert = "INSERT INTO c SELECT n % 6, k, n,
+        CASE WHEN n % 4 = 0 THEN 'd' ELSE 'u' END FROM events";
+    context.run_sql(insert).await.unwrap();
+    let status = context.pipeline("c").unwrap().run_until_idle().await.unwrap();
+    let alive = newest.iter().filter(|(_, (number, _))| number % 4 != 0);
+    let expected: Vec<String> = alive.map(|(key, (_, value))| format!("{key} {value}")).collect();
+    assert_eq!(rows(&context, "SELECT * FROM c ORDER BY k").await, expected);
+    assert_eq!(status.rows_inserted, status.rows_deleted + expected.len() as u64);
+    assert!(status.epochs > 5 && status.rows_ignored > 0, "{status:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -16,6 +16,7 @@ use super::index::{KeyIndex, SHARDS, Slot};
 use super::patch::Owed;
 use super::stage::join;
 use super::table::{DeltaTable, Writer};
+use super::vacuum::INDEXES_KEPT;
 use bytes::Bytes;
 use datafusion::common::runtime::SpawnedTask;
 use futures::TryStreamExt;
@@ -96,6 +97,21 @@ impl DeltaTable {
             .map_err(|error| DeltaError::Damaged { reason: error.to_string() })?;
         self.location.store.put(&self.location.path(&format!("{stem}.json")), json.into()).await?;
         tracing::debug!(table = self.name(), version, keys = head.keys, "key index saved");
+        self.forget_indexes().await
+    }
+
+    /// Deletes all saved indexes but the newest: they are large, and soon of no use.
+    async fn forget_indexes(&self) -> Result<(), DeltaError> {
+        for (_, head) in self.saved_heads().await?.into_iter().skip(INDEXES_KEPT) {
+            let stem = head.trim_end_matches(".json").to_owned();
+            let runs = (0..SHARDS / RUN_SHARDS).map(|number| format!("{stem}-{number}.run"));
+            for path in [head].into_iter().chain(runs) {
+                match self.location.store.delete(&self.location.path(&path)).await {
+                    Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
         Ok(())
     }
 

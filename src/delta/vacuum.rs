@@ -33,10 +33,12 @@ use uuid::Uuid;
 
 /// Nothing younger is deleted, whatever the retention.
 const GRACE: TimeDelta = TimeDelta::hours(24);
+/// A younger log is never cleaned.
+const RETENTION_MIN: Duration = Duration::from_hours(24);
 /// Between two vacuums of a process.
 const INTERVAL: Duration = Duration::from_hours(1);
 /// Saved key indexes that are kept, the newest.
-const INDEXES_KEPT: usize = 2;
+pub(super) const INDEXES_KEPT: usize = 2;
 /// Requests side by side.
 const REQUESTS: usize = 16;
 
@@ -60,8 +62,14 @@ impl DeltaTable {
     ///
     /// # Errors
     ///
-    /// A store that does not answer; a manifest that is lost.
+    /// A retention of less than 24 hours; a store that does not answer; a manifest that is lost.
     pub async fn vacuum(&self, retention: Duration) -> Result<VacuumReport, DeltaError> {
+        if retention < RETENTION_MIN {
+            let table = self.name().to_owned();
+            let reason = "versions are kept for 24 hours at least: a writer that was paused must \
+                          find the commits that came meanwhile";
+            return Err(DeltaError::Definition { table, reason: reason.to_owned() });
+        }
         let now = self.store_now().await?;
         let retention = TimeDelta::from_std(retention).unwrap_or(TimeDelta::MAX);
         let cutoff = now.checked_sub_signed(retention).unwrap_or(DateTime::<Utc>::MIN_UTC);
