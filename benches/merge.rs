@@ -1,7 +1,7 @@
 //! Sixty epochs of 1,000 random upserts into a table of a million rows, on a local folder.
 //!
 //! Answers: how many times the rows per second of the `deltalake` Python package's MERGE we commit,
-//! with the same keys and columns in the same run. Needs python3 with venv, and PyPI.
+//! with the same keys and columns in the same run. Needs python3 with venv, and a network.
 
 use onefold::datafusion::prelude::SessionContext;
 use onefold::prelude::*;
