@@ -72,6 +72,10 @@ async fn changes_are_netted_and_a_compaction_is_none() {
         rows(&context, &query.replace(&format!("{from},"), &format!("{to},"))).await,
         [""; 0]
     );
+    let undo = format!(
+        "DELETE FROM t WHERE k IN (SELECT k FROM onefold_changes('t', {from}, {to}) WHERE _change_type = 'insert')"
+    );
+    assert_eq!(rows(&context, &undo).await, ["1"], "a statement may ask for the past of its table");
     let backwards = refusal(&context, "SELECT * FROM onefold_changes('t', 3, 1)").await;
     assert!(backwards.contains("the older version first"), "{backwards}");
 }

@@ -46,9 +46,9 @@ impl DeltaTable {
     ///
     /// [`DeltaError::NotRetained`] for a time before the oldest version that is kept.
     pub async fn version_at(&self, time: TableTime) -> Result<u64, DeltaError> {
-        self.refresh().await?;
-        let head = self.version();
+        // Without the writer: a statement that is being run may hold it, and ask for the past.
         let log = self.log_files().await?;
+        let head = log.commits.last().copied().unwrap_or_default().max(self.version());
         let oldest = log.oldest();
         let lost = |asked: String| DeltaError::NotRetained {
             table: self.name().to_owned(),
