@@ -2,10 +2,15 @@
 //!
 //! ```text
 //!   rows -> stage: last of each key -> new data files, named by nobody yet
+//!         \-> want: what is asked of each key -> resolve: against what is there, by the rules
 //!                                          |
 //!   key index: hash -> (file, row) --probe-+-> deletion vectors of the rows they replace
 //!                                          |
 //!                     one commit: adds, vectors, removes, txn, domain metadata
+//!
+//!   dml        statements that change rows: planned here, from what the user wrote
+//!   travel     the table as it was; changes, restore
+//!   compact    table compaction, checkpoints; vacuum
 //! ```
 //!
 //! # Invariants
@@ -17,7 +22,7 @@
 //!
 //! # Not here
 //!
-//! No SQL and no epochs: who commits what, and when, is decided above.
+//! No grammar and no epochs: who commits what, and when, is decided above.
 //!
 //! # Sources
 //!

@@ -47,7 +47,7 @@ impl TableProvider for DeltaTable {
         if self.shape.rules.unstored.is_empty() {
             return None;
         }
-        let kept = StoredColumns { table: self.shared()? };
+        let kept = StoredColumns { table: self.shared()?, time: None };
         let scan = LogicalPlanBuilder::scan(self.name(), provider_as_source(Arc::new(kept)), None);
         Some(Cow::Owned(scan.ok()?.build().ok()?))
     }
@@ -114,10 +114,12 @@ fn outside(what: &str) -> DataFusionError {
     DeltaError::Unsupported { what }.into()
 }
 
-/// A table as queries see it whose INSERT takes more columns.
+/// What a table keeps, of the columns that INSERT takes: now, or as it was.
 #[derive(Debug)]
 pub(super) struct StoredColumns {
     pub(super) table: Arc<DeltaTable>,
+    /// `None` is now.
+    pub(super) time: Option<TableTime>,
 }
 
 #[async_trait]
@@ -144,53 +146,21 @@ impl TableProvider for StoredColumns {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        self.table.scan(state, projection, filters, limit).await
+        let Some(time) = self.time else {
+            return self.table.scan(state, projection, filters, limit).await;
+        };
+        let version = self.table.version_at(time).await?;
+        let view = self.table.view_at(version).await?;
+        let scan = ViewScan::try_new(&self.table, self.schema(), state, projection, filters)?;
+        ViewScan { limit, ..scan }.plan(&view, state.runtime_env())
     }
-}
-
-/// The table as it was.
-#[derive(Debug)]
-struct TableAt {
-    table: Arc<DeltaTable>,
-    time: TableTime,
 }
 
 impl DeltaTable {
     /// The table as it was at `time`; reading it finds the version.
     #[must_use]
     pub fn at(self: Arc<Self>, time: TableTime) -> Arc<dyn TableProvider> {
-        Arc::new(TableAt { table: self, time })
-    }
-}
-
-#[async_trait]
-impl TableProvider for TableAt {
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.table.shape.schema)
-    }
-
-    fn table_type(&self) -> TableType {
-        TableType::Base
-    }
-
-    fn supports_filters_pushdown(
-        &self,
-        filters: &[&Expr],
-    ) -> Result<Vec<TableProviderFilterPushDown>> {
-        self.table.supports_filters_pushdown(filters)
-    }
-
-    async fn scan(
-        &self,
-        state: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        filters: &[Expr],
-        limit: Option<usize>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let version = self.table.version_at(self.time).await?;
-        let view = self.table.view_at(version).await?;
-        let scan = ViewScan::try_new(&self.table, self.schema(), state, projection, filters)?;
-        ViewScan { limit, ..scan }.plan(&view, state.runtime_env())
+        Arc::new(StoredColumns { table: self, time: Some(time) })
     }
 }
 

@@ -140,7 +140,10 @@ impl Target {
     fn is_own(&self, scan: &TableScan) -> bool {
         let Ok(provider) = source_as_provider(&scan.source) else { return false };
         let whole = provider.downcast_ref::<DeltaTable>().and_then(DeltaTable::shared);
-        let stored = || provider.downcast_ref::<StoredColumns>().map(|own| Arc::clone(&own.table));
+        let stored = || {
+            let own = provider.downcast_ref::<StoredColumns>().filter(|own| own.time.is_none());
+            own.map(|own| Arc::clone(&own.table))
+        };
         whole.or_else(stored).is_some_and(|own| Arc::ptr_eq(&own, &self.table))
     }
 }
