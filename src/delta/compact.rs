@@ -15,10 +15,10 @@ use std::sync::Arc;
 const ROWS_MAX: u64 = 2_000_000;
 /// The share of keys that must have changed for the index to be saved, one in so many: beside
 /// commits, and when there is time.
-const BUSY_SHARE: usize = 2;
+const BUSY_SHARE: usize = 1;
 pub(super) const SAVED_SHARE: usize = 10;
 /// A file is worn when this share of its rows is masked: one in so many.
-const MASKED_SHARE: u64 = 4;
+const MASKED_SHARE: u64 = 2;
 
 /// Which files a table compaction rewrites.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
