@@ -78,6 +78,7 @@ async fn run() -> Result<(), Box<dyn StdError>> {
         commits.push(commit_time);
         calls.push(store.calls() - before);
     }
+    let committing: Duration = commits.iter().sum();
     commits.sort();
     calls.sort_unstable();
     let upserts = (EPOCHS * EPOCH_ROWS) as f64;
@@ -85,13 +86,15 @@ async fn run() -> Result<(), Box<dyn StdError>> {
     writeln!(
         std::io::stdout(),
         "{} k upserts an epoch over {} M keys, one core: {:.2} M/s, Parquet encoding alone {:.2} M/s, \
-         ratio {:.2}\ncommit p50 {:.1} ms, calls to the store per epoch p50 {}, max {}",
+         ratio {:.2}\ncommit p50 {:.1} ms, max {:.0} ms, {:.0} % of the time; calls to the store per epoch p50 {}, max {}",
         EPOCH_ROWS / 1_000,
         KEYS / 1_000_000,
         rate(spent),
         rate(plain),
         rate(spent) / rate(plain),
         commits[commits.len() / 2].as_secs_f64() * 1e3,
+        commits[commits.len() - 1].as_secs_f64() * 1e3,
+        committing.as_secs_f64() / spent.as_secs_f64() * 100.0,
         calls[calls.len() / 2],
         calls[calls.len() - 1],
     )?;
