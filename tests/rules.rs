@@ -2,8 +2,8 @@
 
 use crate::support;
 use crate::support::tables::{World, refusal, rows, run};
-use onefold::object_store::ObjectStore;
 use onefold::object_store::memory::InMemory;
+use onefold::object_store::{ObjectStore, ObjectStoreExt};
 use onefold::prelude::*;
 use onefold::testing::SimulatedClock;
 use proptest::prelude::*;
@@ -236,6 +236,13 @@ async fn a_table_takes_new_columns_and_the_rest_is_refused_with_the_reason() {
         .unwrap();
     assert_eq!(rows(&context, "SELECT * FROM t ORDER BY k").await, ["1 a NULL", "2 b NULL"]);
     run(&context, "INSERT INTO t VALUES (2, 'c', 2, 'u', 7), (3, 'd', 1, 'c', 8)").await.unwrap();
+    run(&context, "RESTORE t TO VERSION AS OF 3; INSERT INTO t VALUES (2, 'c', 2, 'u', 7)")
+        .await
+        .unwrap();
+    for version in [3, 5] {
+        let checksum = format!("t/_delta_log/{version:020}.crc");
+        assert!(world.store.head(&checksum.as_str().into()).await.is_ok(), "{checksum}");
+    }
     let again = world.session();
     run(&again, "CREATE EXTERNAL TABLE t STORED AS DELTA LOCATION 'memory:///t'").await.unwrap();
     for context in [&context, &again] {

@@ -44,6 +44,8 @@ impl DeltaTable {
             self.prepare(&mut writer).await?;
             let change = Change { schema: changes.clone(), ..Change::default() };
             if self.send(&mut writer, Arc::new(change)).await? {
+                // From which checksums go on: the kernel cannot tell them past such a commit.
+                self.log.checkpoint(Arc::clone(&writer.snapshot)).await?;
                 drop(writer);
                 let ports = (Arc::clone(&self.entropy), Arc::clone(&self.clock));
                 let location = self.location.clone();

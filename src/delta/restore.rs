@@ -49,7 +49,9 @@ impl DeltaTable {
             let sent = self.log.commit(Arc::clone(&writer.snapshot), Arc::new(change)).await?;
             if let Answer::Committed { snapshot, .. } = sent {
                 let version = snapshot.version();
-                writer.snapshot = snapshot;
+                // From which checksums go on: the kernel cannot tell them past such a commit.
+                self.log.checkpoint(snapshot).await?;
+                writer.snapshot = self.log.at(version).await?;
                 self.catch_up(&mut writer).await?; // is_unknown: all is read anew
                 return Ok(version);
             }

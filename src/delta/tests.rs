@@ -12,7 +12,7 @@ use arrow::array::types::Int64Type;
 use arrow::array::{Array, ArrayRef, Int64Array, StringArray, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::record_batch::RecordBatch;
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::prelude::{SessionConfig, SessionContext, col, lit};
 use futures::TryStreamExt;
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -73,6 +73,11 @@ async fn queries_filter_project_limit_and_count() {
         let plan = plan.create_physical_plan().await.unwrap();
         let files = datafusion::physical_plan::displayable(plan.as_ref()).indent(true).to_string();
         assert_eq!(files.matches(".parquet").count(), 1, "{files}");
+        let (before, wanted) = (table.view(), [col("k").eq(lit(6_i64))]);
+        run.epoch(&[(6, -1)]).await;
+        let rows = |view: &super::table::TableView| table.rows_of_keys(view, &wanted).unwrap();
+        assert!(rows(&before).is_none(), "the index is of a later version");
+        assert!(rows(&table.view()).is_some());
         let few = context.sql("SELECT k FROM t LIMIT 7").await.unwrap().collect().await.unwrap();
         assert_eq!(few.iter().map(RecordBatch::num_rows).sum::<usize>(), 7);
     }

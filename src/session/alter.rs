@@ -30,8 +30,8 @@ pub(super) fn as_alter(statement: &Statement) -> Option<&AlterTable> {
     }
 }
 
-/// Changes the schema of an upsert table, in one commit. Pipelines that write into it stop; the
-/// INSERT that made them, written for the new columns, goes on where they stopped.
+/// Changes the schema of an upsert table, in one commit. Pipelines that write into it stop with a
+/// conflict; one whose query is then another is refused as any changed query is.
 pub(super) async fn alter(
     context: &SessionContext,
     registry: &Registry,
