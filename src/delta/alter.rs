@@ -1,7 +1,7 @@
 //! Changes of a table's schema.
 
 use super::DeltaError;
-use super::apply::busy;
+use super::apply::{Vectors, busy};
 use super::ledger::RACES_MAX;
 use super::log::Change;
 use super::schema::{normalise, to_kernel};
@@ -43,7 +43,7 @@ impl DeltaTable {
             self.catch_up(&mut writer).await?;
             self.prepare(&mut writer).await?;
             let change = Change { schema: changes.clone(), ..Change::default() };
-            if self.send(&mut writer, Arc::new(change)).await? {
+            if self.send(&mut writer, change, &Vectors::new()).await? {
                 // From which checksums go on: the kernel cannot tell them past such a commit.
                 self.log.checkpoint(Arc::clone(&writer.snapshot)).await?;
                 drop(writer);

@@ -9,24 +9,28 @@
 //!              +----> vectors ----> Change <----+      after a lost race: again, whole
 //! ```
 
-use super::actions::Actions;
+use super::actions::{Actions, Descriptor};
+use super::compact::Pace;
 use super::data::write_files;
 use super::files::LiveFile;
-use super::index::{KeyIndex, Slot, Undo, Upserted};
+use super::index::{KeyIndex, Undo, Upserted};
 use super::ledger::RACES_MAX;
 use super::log::{Answer, Change};
 use super::memory::{Added, NextState, STATE_DOMAIN};
 use super::resolve::{Current, Resolved};
+use super::slot::Slot;
 use super::stage::{StagedFile, join, threads};
 use super::table::{DeltaTable, STALE, Writer};
+use super::upload::Upload;
 use super::wanted::Wanted;
 use super::{DeltaError, vectors};
 use crate::commit::{CommitError, EpochRows, RowsChanged};
+use crate::store::unread;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::runtime::SpawnedTask;
 use delta_kernel::snapshot::SnapshotRef;
-use object_store::ObjectStoreExt;
+use object_store::ObjectStore;
 use roaring::RoaringTreemap;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -38,7 +42,8 @@ const ACTIONS_MIN: u64 = 10_000;
 const ACTIONS_PER_FILE: u64 = 10;
 const TOKEN: &str = "onefold.idempotency_token";
 
-type Vectors = BTreeMap<String, Arc<RoaringTreemap>>;
+/// Vectors by the path of their file.
+pub(super) type Vectors = BTreeMap<String, Arc<RoaringTreemap>>;
 
 /// What a write or an epoch did.
 #[derive(Clone, Copy, Debug, Default)]
@@ -112,7 +117,7 @@ impl DeltaTable {
             }
             let change = Change { token: token.map(str::to_owned), ..Change::default() };
             if let Some(written) = self.apply(&mut writer, rows, change).await? {
-                self.maintain(&mut writer).await;
+                self.maintain(&mut writer, Pace::Now).await;
                 return Ok(written);
             }
             self.after_lost_race(&mut writer).await?;
@@ -140,38 +145,48 @@ impl DeltaTable {
         rows: &StagedRows,
         mut change: Change,
     ) -> Result<Option<Written>, DeltaError> {
-        let Some(mut index) = writer.index.take() else {
-            return Err(DeltaError::Damaged { reason: "no key index".to_owned() });
-        };
-        let first = writer.files.next_ordinal();
-        let mut applied = match rows {
-            StagedRows::Files(files) => {
-                let (probed, applied) = apply_files(index, files, first).await?;
-                index = probed;
-                applied
-            }
-            StagedRows::Keys(None) => Applied::default(),
-            StagedRows::Keys(Some(wanted)) => {
-                match self.apply_keys(writer, &mut index, wanted, first).await {
-                    Ok(applied) => applied,
-                    Err(error) => {
-                        writer.index = Some(index); // it was not touched
-                        return Err(error);
-                    }
-                }
-            }
-            StagedRows::Whole(wanted) => {
-                let mut empty = KeyIndex::new(index.is_ordered());
-                let mut applied = match wanted {
-                    Some(wanted) => self.apply_keys(writer, &mut empty, wanted, first).await?,
-                    None => Applied::default(),
-                };
-                applied.changed.rows_deleted = index.len() as u64;
-                applied.removes = writer.files.iter().cloned().collect();
-                applied.replaced = Some(std::mem::replace(&mut index, empty));
-                applied
+        let (mut index, mut applied) = self.probe(writer, rows).await?;
+
+        let is_whole = matches!(rows, StagedRows::Whole(_));
+        let sealed = self.seal(writer, &mut applied, is_whole, &mut change).await;
+
+        let (state, vectors) = match sealed {
+            Ok(sealed) => sealed,
+            Err(error) => {
+                index.undo(applied.undo)?;
+                writer.index = Some(applied.replaced.unwrap_or(index));
+                return Err(error);
             }
         };
+        writer.is_unknown = true; // until the answer is known; a dropped future leaves it so
+        let answer = self.log.commit(Arc::clone(&writer.snapshot), Arc::new(change)).await?;
+
+        let Answer::Committed { snapshot, actions } = answer else {
+            index.undo(applied.undo)?;
+            writer.index = Some(applied.replaced.unwrap_or(index));
+            writer.is_unknown = false; // it is known to be another's
+            return Ok(None);
+        };
+        self.settle(writer, snapshot, actions, &vectors).await?;
+
+        writer.index = Some(index);
+        writer.owed.clear();
+        writer.changed = writer.changed.saturating_add(applied.changed.keys());
+        if let (Some(state), Some(memory)) = (state, &mut writer.memory) {
+            memory.adopt(state);
+        }
+        let version = writer.snapshot.version();
+        Ok(Some(Written { version, changed: applied.changed, is_repeated: false }))
+    }
+
+    /// Makes what was found a change whose files are all there.
+    async fn seal(
+        &self,
+        writer: &Writer,
+        applied: &mut Applied,
+        is_whole: bool,
+        change: &mut Change,
+    ) -> Result<(Option<NextState>, Vectors), DeltaError> {
         let token = change.token.take().map(|token| (token, writer.snapshot.version() + 1));
         let added = Added { tombstones: applied.tombstones.take(), token };
         let state = self.next_state(writer, added).await?;
@@ -182,29 +197,53 @@ impl DeltaTable {
             change.domains.push((STATE_DOMAIN.to_owned(), state.configuration()?));
         }
         let mut marks = std::mem::take(&mut applied.marks);
-        if !matches!(rows, StagedRows::Whole(_)) {
+        if !is_whole {
             for (file, rows) in &writer.owed {
                 *marks.entry(*file).or_default() |= rows;
             }
         }
-        let vectors = self.mask(writer, marks, &mut change).await?;
-        writer.is_unknown = true; // until the answer is known; a dropped future leaves it so
-        let answer = self.log.commit(Arc::clone(&writer.snapshot), Arc::new(change)).await?;
-        let Answer::Committed { snapshot, actions } = answer else {
-            index.undo(applied.undo);
-            writer.index = Some(applied.replaced.unwrap_or(index));
-            writer.is_unknown = false; // it is known to be another's
-            return Ok(None);
+        let vectors = self.mask(writer, marks, change)?;
+        Ok((state, vectors))
+    }
+
+    /// Finds what the rows replace, in the index, which is taken from the writer and changed.
+    async fn probe(
+        &self,
+        writer: &mut Writer,
+        rows: &StagedRows,
+    ) -> Result<(KeyIndex, Applied), DeltaError> {
+        let Some(mut index) = writer.index.take() else {
+            return Err(DeltaError::Damaged { reason: "no key index".to_owned() });
         };
-        self.settle(writer, snapshot, actions, &vectors).await?;
-        writer.index = Some(index);
-        writer.owed.clear();
-        writer.changed = writer.changed.saturating_add(applied.changed.keys());
-        if let (Some(state), Some(memory)) = (state, &mut writer.memory) {
-            memory.adopt(state);
+        let first = writer.files.next_ordinal();
+        match rows {
+            StagedRows::Files(files) => apply_files(index, files, first).await,
+            StagedRows::Keys(None) => Ok((index, Applied::default())),
+            StagedRows::Keys(Some(wanted)) => {
+                index = index.warmed(&wanted.hashes).await?;
+                match self.apply_keys(writer, &mut index, wanted, first).await {
+                    Ok(applied) => Ok((index, applied)),
+                    Err(error) => {
+                        if !matches!(error, DeltaError::Key(_)) {
+                            writer.index = Some(index); // it was not touched
+                        }
+                        Err(error)
+                    }
+                }
+            }
+            StagedRows::Whole(wanted) => {
+                writer.saving = None;
+                let mut empty = KeyIndex::new(index.is_ordered());
+                let mut applied = match wanted {
+                    Some(wanted) => self.apply_keys(writer, &mut empty, wanted, first).await?,
+                    None => Applied::default(),
+                };
+                applied.changed.rows_deleted = index.len() as u64;
+                applied.removes = writer.files.iter().cloned().collect();
+                applied.replaced = Some(std::mem::replace(&mut index, empty));
+                Ok((index, applied))
+            }
         }
-        let version = writer.snapshot.version();
-        Ok(Some(Written { version, changed: applied.changed, is_repeated: false }))
     }
 
     /// Resolves what is asked of each key, and writes what that leaves to write.
@@ -231,7 +270,7 @@ impl DeltaTable {
         for (file, ordinal) in applied.adds.iter().zip(first..) {
             for (hash, row) in file.hashes.iter().zip(0..) {
                 let sequence = prefixes.next().unwrap_or_default();
-                let old = index.set(*hash, Slot { place: (ordinal, row), sequence });
+                let old = index.set(*hash, Slot { place: (ordinal, row), sequence })?;
                 match old {
                     Some(_) => applied.changed.rows_updated += 1,
                     None => applied.changed.rows_inserted += 1,
@@ -241,7 +280,7 @@ impl DeltaTable {
         }
         for hash in removed {
             applied.changed.rows_deleted += 1;
-            let old = index.remove(hash);
+            let old = index.remove(hash)?;
             applied.undo.slots.push((hash, old));
         }
         for (_, slot) in &applied.undo.slots {
@@ -262,8 +301,8 @@ impl DeltaTable {
         memory.next(&self.location, &self.shape, added, now_us).await
     }
 
-    /// Writes the vectors of the marked rows; a file without a live row is removed instead.
-    async fn mask(
+    /// Begins to write the vectors of the marked rows; a file without a live row is removed instead.
+    fn mask(
         &self,
         writer: &Writer,
         marks: BTreeMap<u32, RoaringTreemap>,
@@ -286,17 +325,49 @@ impl DeltaTable {
         if masked.is_empty() {
             return Ok(Vectors::new());
         }
-        let (name, bytes, descriptors) = {
-            let rows: Vec<&RoaringTreemap> = masked.iter().map(|(_, rows)| rows.as_ref()).collect();
-            vectors::encode(Uuid::new_v4(), &rows)?
-        };
-        self.location.store.put(&self.location.path(&name), bytes.into()).await?;
+        let rows: Vec<&RoaringTreemap> = masked.iter().map(|(_, rows)| rows.as_ref()).collect();
+        let descriptors = self.begin_vectors(&rows, change)?;
         let mut by_path = Vectors::new();
         for ((file, rows), descriptor) in masked.into_iter().zip(descriptors) {
             by_path.insert(file.path.clone(), rows);
             change.masks.push((file, descriptor));
         }
         Ok(by_path)
+    }
+
+    /// Begins to write the vectors of rows of new files that are dead already, by the file's number.
+    pub(super) fn mask_adds(
+        &self,
+        marks: BTreeMap<usize, RoaringTreemap>,
+        change: &mut Change,
+    ) -> Result<Vectors, DeltaError> {
+        let mut by_path = Vectors::new();
+        if marks.is_empty() {
+            return Ok(by_path);
+        }
+        let rows: Vec<&RoaringTreemap> = marks.values().collect();
+        let descriptors = self.begin_vectors(&rows, change)?;
+        for ((file, rows), descriptor) in marks.into_iter().zip(descriptors) {
+            let path = change.adds[file].path.clone();
+            by_path.insert(path.clone(), Arc::new(rows));
+            change.add_vectors.insert(path, descriptor);
+        }
+        Ok(by_path)
+    }
+
+    /// Begins to write vectors to one file, which `change` waits for.
+    fn begin_vectors(
+        &self,
+        rows: &[&RoaringTreemap],
+        change: &mut Change,
+    ) -> Result<Vec<Descriptor>, DeltaError> {
+        let (name, bytes, descriptors) = vectors::encode(Uuid::new_v4(), rows)?;
+        let (store, path) = (Arc::clone(&self.location.store), self.location.path(&name));
+        change.uploads.push(Upload::begin(async move {
+            store.put_opts(&path, bytes.into(), unread()).await?;
+            Ok(())
+        }));
+        Ok(descriptors)
     }
 
     /// Takes over what a commit of ours did; the log's own words are what is believed.
@@ -347,15 +418,16 @@ impl DeltaTable {
     pub(super) async fn send(
         &self,
         writer: &mut Writer,
-        change: Arc<Change>,
+        change: Change,
+        vectors: &Vectors,
     ) -> Result<bool, DeltaError> {
         writer.is_unknown = true;
-        let answer = self.log.commit(Arc::clone(&writer.snapshot), change).await?;
+        let answer = self.log.commit(Arc::clone(&writer.snapshot), Arc::new(change)).await?;
         let Answer::Committed { snapshot, actions } = answer else {
             writer.is_unknown = false;
             return Ok(false);
         };
-        self.settle(writer, snapshot, actions, &Vectors::new()).await?;
+        self.settle(writer, snapshot, actions, vectors).await?;
         Ok(true)
     }
 
@@ -390,7 +462,7 @@ async fn apply_files(
     let staged = files.to_vec();
     let probe = SpawnedTask::spawn_blocking(move || {
         let hashes: Vec<&[u128]> = staged.iter().map(|file| file.hashes.as_slice()).collect();
-        let upserted = index.upsert_files(&hashes, first, threads());
+        let upserted = index.upsert_files(&hashes, first, threads())?;
         Ok((index, upserted))
     });
     let (index, upserted) = join(probe).await?;

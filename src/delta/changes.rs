@@ -12,7 +12,7 @@
 use super::DeltaError;
 use super::data::read_rows;
 use super::files::{Files, LiveFile};
-use super::index::Place;
+use super::slot::Place;
 use super::table::DeltaTable;
 use arrow::array::{ArrayRef, StringArray};
 use arrow::compute::concat_batches;

@@ -11,6 +11,8 @@
 //! ```
 
 use super::actions::Actions;
+use super::actions::Descriptor;
+use super::log::Change;
 use crate::store::Location;
 use crate::types::Clock;
 use bytes::Bytes;
@@ -22,13 +24,15 @@ use delta_kernel::{
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode};
 use serde::Deserialize;
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
 
 const TRIES: u32 = 8;
+/// How a line that adds a file begins.
+const ADD: &[u8] = b"{\"add\":{";
 
 /// Sends one commit; called by the kernel on a blocking thread.
 #[derive(Clone, Debug)]
@@ -36,8 +40,8 @@ pub(super) struct OnceCommitter {
     location: Location,
     clock: Arc<dyn Clock>,
     runtime: Handle,
-    /// Lines of ours, behind those of the kernel.
-    raw: Arc<[String]>,
+    /// Whose uploads are awaited, and whose raw lines are sent behind those of the kernel.
+    change: Arc<Change>,
     /// What was sent, and what became of it.
     sent: Arc<Mutex<Sent>>,
 }
@@ -56,12 +60,12 @@ enum Found {
 
 impl OnceCommitter {
     pub(super) fn new(location: Location, clock: Arc<dyn Clock>, runtime: Handle) -> Self {
-        Self { location, clock, runtime, raw: Arc::from([]), sent: Arc::default() }
+        Self { location, clock, runtime, change: Arc::default(), sent: Arc::default() }
     }
 
-    /// The same, which sends `lines` too.
-    pub(super) fn with_lines(self, lines: &[String]) -> Self {
-        Self { raw: lines.into(), ..self }
+    /// The same, for `change`.
+    pub(super) fn with_change(self, change: Arc<Change>) -> Self {
+        Self { change, ..self }
     }
 
     /// Takes what was sent.
@@ -70,6 +74,13 @@ impl OnceCommitter {
     }
 
     async fn send(&self, version: u64, bytes: &Bytes) -> Result<Found, Error> {
+        for file in &self.change.adds {
+            file.upload.done().await?;
+        }
+        for upload in &self.change.uploads {
+            upload.done().await?;
+        }
+
         let path = self.location.path(&format!("_delta_log/{version:020}.json"));
         let store = &self.location.store_once;
         let mut wait = Duration::from_millis(50);
@@ -123,8 +134,8 @@ struct NamedLine<'a> {
 /// Dates removes by our own clock, and takes the deletion time from those whose file is added again
 /// with another vector: a remove without one is expired at once, so replaced vectors never fill
 /// checkpoints with tombstones. The file itself stays named by its add, and old vectors are kept by
-/// our own vacuum.
-fn date_removes(json: &[u8], now_ms: i64) -> Vec<u8> {
+/// our own vacuum. Adds get their vectors, which the kernel only knows for files that were there.
+fn tidy(json: &[u8], now_ms: i64, add_vectors: &HashMap<String, Descriptor>) -> Vec<u8> {
     let lines: Vec<&[u8]> = json.split(|byte| *byte == b'\n').collect();
     let named: Vec<Option<NamedLine<'_>>> = lines.iter().map(|line| named(line)).collect();
     let add = |line: &'_ Option<NamedLine<'_>>| Some(line.as_ref()?.add.as_ref()?.path.to_string());
@@ -137,6 +148,15 @@ fn date_removes(json: &[u8], now_ms: i64) -> Vec<u8> {
     for (index, (line, named)) in lines.iter().zip(&named).enumerate() {
         if index > 0 {
             tidied.push(b'\n');
+        }
+        if !add_vectors.is_empty()
+            && let Some(vector) = add(named).and_then(|path| add_vectors.get(&path))
+            && let Ok(vector) = serde_json::to_string(vector)
+        {
+            tidied.extend_from_slice(ADD);
+            tidied.extend_from_slice(format!("\"deletionVector\":{vector},").as_bytes());
+            tidied.extend_from_slice(&line[ADD.len()..]);
+            continue;
         }
         let is_remove = named.as_ref().is_some_and(|line| line.remove.is_some());
         let Some(field) = deletion_time(line).filter(|_| is_remove) else {
@@ -153,7 +173,7 @@ fn date_removes(json: &[u8], now_ms: i64) -> Vec<u8> {
 }
 
 fn named(line: &[u8]) -> Option<NamedLine<'_>> {
-    let is_file = line.starts_with(b"{\"remove\"") || line.starts_with(b"{\"add\"");
+    let is_file = line.starts_with(b"{\"remove\"") || line.starts_with(ADD);
     if is_file { serde_json::from_slice(line).ok() } else { None }
 }
 
@@ -176,13 +196,17 @@ impl Committer for OnceCommitter {
         metadata: CommitMetadata,
     ) -> KernelResult<CommitResponse> {
         let version = metadata.version();
-        let mut bytes = date_removes(&to_json_bytes(actions)?, self.clock.now_us() / 1_000);
-        for line in self.raw.iter() {
+        let now_ms = self.clock.now_us() / 1_000;
+        let json = to_json_bytes(actions)?;
+        let mut bytes = tidy(&json, now_ms, &self.change.add_vectors);
+        for line in &self.change.raw {
             bytes.extend_from_slice(line.as_bytes());
             bytes.push(b'\n');
         }
         let bytes = Bytes::from(bytes);
+
         let outcome = self.runtime.block_on(self.send(version, &bytes));
+
         let size = bytes.len() as u64;
         let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
         sent.bytes = bytes;
@@ -222,11 +246,11 @@ mod tests {
             r#"{"remove":{"path":"b","deletionTimestamp":17,"dataChange":true}}"#,
             r#"{"add":{"path":"a","stats":"{\"deletionTimestamp\":1,\"n\":2}","size":3}}"#,
         ];
-        let tidied = date_removes(lines.join("\n").as_bytes(), 21);
+        let tidied = tidy(lines.join("\n").as_bytes(), 21, &HashMap::new());
         let dated = lines[2].replace("17", "21");
         let expected = [lines[0], r#"{"remove":{"path":"a","dataChange":true}}"#, &dated, lines[3]];
         assert_eq!(String::from_utf8(tidied).unwrap(), expected.join("\n"));
         let without = lines[..1].join("\n").into_bytes();
-        assert_eq!(date_removes(&without, 21), without);
+        assert_eq!(tidy(&without, 21, &HashMap::new()), without);
     }
 }

@@ -1,24 +1,16 @@
-//! Table compaction: small and heavily masked files become one, in a commit of its own.
+//! Upkeep of the writer after each commit: table compaction, the key index, checkpoints, vacuum.
 
 use super::DeltaError;
-use super::data::{read_file, write_files};
 use super::files::LiveFile;
-use super::log::Change;
-use super::stage::{join, key_columns};
+use super::rewrite::Rewrite;
+use super::saved::Haste;
 use super::table::{DeltaTable, Writer};
-use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch};
-use arrow::record_batch::RecordBatch;
-use datafusion::common::runtime::SpawnedTask;
 use std::sync::Arc;
 
 /// Rows that one compaction rewrites at most.
 const ROWS_MAX: u64 = 2_000_000;
-/// The share of keys that must have changed for the index to be saved, one in so many: beside
-/// commits, and when there is time.
-const BUSY_SHARE: usize = 1;
-pub(super) const SAVED_SHARE: usize = 10;
 /// A file is worn when this share of its rows is masked: one in so many.
-const MASKED_SHARE: u64 = 2;
+const MASKED_SHARE: u64 = 4;
 
 /// Which files a table compaction rewrites.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,19 +21,55 @@ enum Effort {
     All,
 }
 
+/// Whether a compaction is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// It goes on while epochs are committed, and is committed after one of them.
+    Beside,
+    /// It is done when the statement is.
+    Now,
+}
+
 impl DeltaTable {
-    /// Compacts if it is worth its while. What fails here is only logged: the table is right
-    /// without it, and the next commit tries again.
-    pub(super) async fn maintain(&self, writer: &mut Writer) {
+    /// Does what the commits so far make worth its while. What fails here is only logged: the table
+    /// is right without it, and the next commit tries again.
+    pub(super) async fn maintain(&self, writer: &mut Writer, pace: Pace) {
         self.vacuum_in_time(writer);
-        self.save_index(writer, BUSY_SHARE).await;
-        let chosen = self.choose(writer, Effort::Worthwhile);
-        if chosen.is_empty() {
-            return;
+        self.fit_index(writer).await;
+        self.save_index(writer, Haste::BesideCommits).await;
+        if writer.rewrite.is_none() {
+            writer.rewrite = self.begin_rewrite(self.choose(writer, Effort::Worthwhile));
         }
-        if let Err(error) = self.compact(writer, chosen).await {
+        if pace == Pace::Now || writer.rewrite.as_mut().is_some_and(Rewrite::is_done) {
+            self.end_rewrite(writer).await;
+        }
+    }
+
+    /// Commits the table compaction that goes on, if there is one.
+    pub(super) async fn end_rewrite(&self, writer: &mut Writer) {
+        let Some(rewrite) = writer.rewrite.take() else { return };
+        let failed = |error: DeltaError| {
             tracing::warn!(table = self.name(), %error, "table compaction failed");
-            writer.is_unknown = true;
+        };
+        match rewrite.done().await {
+            Ok(rewritten) => {
+                if let Err(error) = self.commit_rewrite(writer, rewritten).await {
+                    failed(error);
+                    writer.is_unknown = true;
+                }
+            }
+            Err(error) => failed(error),
+        }
+    }
+
+    /// Moves what is over the budget of the index to local disk.
+    async fn fit_index(&self, writer: &mut Writer) {
+        let Some(index) = writer.index.take() else { return };
+        match index.fitted(self.settings.index_bytes_max).await {
+            Ok(index) => writer.index = Some(index),
+            Err(error) => {
+                tracing::warn!(table = self.name(), %error, "the key index will be built anew");
+            }
         }
     }
 
@@ -53,16 +81,19 @@ impl DeltaTable {
     pub async fn optimize(&self) -> Result<(u64, u64), DeltaError> {
         let mut writer = self.writer.lock().await;
         self.catch_up(&mut writer).await?;
+        self.prepare(&mut writer).await?;
+        self.end_rewrite(&mut writer).await;
         let (mut removed, mut added) = (0, 0);
         loop {
             self.prepare(&mut writer).await?;
             let chosen = self.choose(&writer, Effort::All);
-            if chosen.is_empty() {
-                self.save_index(&mut writer, SAVED_SHARE).await;
-                return Ok((removed, added));
-            }
             let count = chosen.len() as u64;
-            match self.compact(&mut writer, chosen).await? {
+            let Some(rewrite) = self.begin_rewrite(chosen) else {
+                self.save_index(&mut writer, Haste::Now).await;
+                return Ok((removed, added));
+            };
+            let rewritten = rewrite.done().await?;
+            match self.commit_rewrite(&mut writer, rewritten).await? {
                 Some(files) => {
                     removed += count;
                     added += files;
@@ -82,7 +113,7 @@ impl DeltaTable {
         self.catch_up(&mut writer).await?;
         writer.snapshot = self.log.checkpoint(Arc::clone(&writer.snapshot)).await?;
         writer.actions = 0;
-        self.save_index(&mut writer, SAVED_SHARE).await;
+        self.save_index(&mut writer, Haste::Now).await;
         Ok(writer.snapshot.version())
     }
 
@@ -119,58 +150,4 @@ impl DeltaTable {
         };
         if (chosen.len() as u64) < least { Vec::new() } else { chosen }
     }
-
-    /// Rewrites the files, sorted by key; returns how many there are then, or `None` after a lost
-    /// race.
-    async fn compact(
-        &self,
-        writer: &mut Writer,
-        chosen: Vec<Arc<LiveFile>>,
-    ) -> Result<Option<u64>, DeltaError> {
-        let schema = &self.shape.file;
-        let mut batches = Vec::new();
-        for file in &chosen {
-            let rows = read_file(&self.location, file, schema).await?;
-            batches.extend(rows.into_iter().map(|(batch, _)| batch));
-        }
-        let rows = concat_batches(schema, &batches)?;
-        drop(batches);
-        let keys = self.primary_key().to_vec();
-        let sorted = join(SpawnedTask::spawn_blocking(move || sort_by(&rows, &keys)));
-        let rows = sorted.await?;
-        let now_ms = self.clock.now_us() / 1_000;
-        let hashes = self.shape.hashes(&rows)?;
-        let adds = write_files(&self.location, &rows, &hashes, now_ms).await?;
-        let files = chosen.len();
-        let first = writer.files.next_ordinal();
-        let change = Change {
-            is_compaction: true,
-            adds: adds.clone(),
-            removes: chosen,
-            ..Change::default()
-        };
-        if !self.send(writer, Arc::new(change)).await? {
-            tracing::debug!(table = self.name(), "table compaction lost a race, and gave up");
-            return Ok(None);
-        }
-        writer.changed = writer.changed.saturating_add(rows.num_rows() as u64);
-        if let Some(index) = &mut writer.index {
-            for (number, file) in adds.iter().enumerate() {
-                for (row, hash) in file.hashes.iter().enumerate() {
-                    index.relocate(*hash, (first + number as u32, row as u32));
-                }
-            }
-        }
-        tracing::info!(table = self.name(), files, rows = rows.num_rows(), "table compacted");
-        Ok(Some(adds.len() as u64))
-    }
-}
-
-fn sort_by(rows: &RecordBatch, keys: &[String]) -> Result<RecordBatch, DeltaError> {
-    let mut columns = Vec::with_capacity(keys.len());
-    for values in key_columns(rows, keys)? {
-        columns.push(SortColumn { values, options: None });
-    }
-    let order = lexsort_to_indices(&columns, None)?;
-    Ok(take_record_batch(rows, &order)?)
 }

@@ -2,9 +2,10 @@
 
 use super::DeltaError;
 use super::files::{Files, LiveFile};
-use super::index::Place;
+use super::slot::Place;
 use super::stage::{SEQUENCE_PREFIX, StagedFile, join};
-use crate::store::{Location, ParquetObject};
+use super::upload::Upload;
+use crate::store::{Location, ParquetObject, unread};
 use arrow::array::{Array, new_null_array};
 use arrow::compute::{cast, concat_batches, interleave_record_batch};
 use arrow::datatypes::SchemaRef;
@@ -17,7 +18,7 @@ use datafusion::parquet::arrow::{ArrowWriter, ProjectionMask};
 use datafusion::parquet::basic::{Compression, ZstdLevel};
 use datafusion::parquet::file::properties::WriterProperties;
 use futures::{StreamExt, TryStreamExt};
-use object_store::ObjectStoreExt;
+use object_store::ObjectStore;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -28,7 +29,7 @@ pub(super) const FILE_ROWS_MAX: usize = 1_000_000;
 const READS: usize = 8;
 const BATCH_ROWS: usize = 65_536;
 
-/// Writes one data file under a fresh name.
+/// Begins to write one data file under a fresh name.
 pub(super) async fn write_file(
     location: &Location,
     rows: RecordBatch,
@@ -39,8 +40,12 @@ pub(super) async fn write_file(
     let bytes = join(SpawnedTask::spawn_blocking(move || encode(&encoded))).await?;
     let path = format!("part-{}.parquet", Uuid::new_v4());
     let size_bytes = bytes.len() as u64;
-    location.store.put(&location.path(&path), bytes.into()).await?;
-    Ok(StagedFile { path, size_bytes, modified_ms: now_ms, rows, hashes })
+    let (store, object) = (Arc::clone(&location.store), location.path(&path));
+    let upload = Upload::begin(async move {
+        store.put_opts(&object, bytes.into(), unread()).await?;
+        Ok(())
+    });
+    Ok(StagedFile { path, size_bytes, modified_ms: now_ms, rows, hashes, upload })
 }
 
 /// Writes `rows` to as many files as they need.

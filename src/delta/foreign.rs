@@ -75,6 +75,7 @@ pub(super) async fn compact(location: &Location) {
 async fn write(table: &Arc<DeltaTable>, rows: RecordBatch) -> String {
     let (count, now_ms) = (rows.num_rows(), SystemClock.now_us() / 1_000);
     let file = write_file(&table.location, rows, Vec::new(), now_ms).await.unwrap();
+    file.upload.done().await.unwrap();
     json!({ "add": {
         "path": file.path, "partitionValues": {}, "size": file.size_bytes,
         "modificationTime": now_ms, "dataChange": true,

@@ -2,15 +2,16 @@
 
 use super::files::{Files, LiveFile};
 use super::patch::Owed;
+use super::slot::{Place, Placed, Slot};
 use super::stage::{RowShape, join, key_columns};
 use super::wanted::sequence_columns;
 use super::{DeltaError, data, sequence};
-use crate::key::KeyTable;
+use crate::key::{KeyError, TieredTable};
 use crate::store::Location;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::runtime::SpawnedTask;
 use roaring::RoaringTreemap;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 pub(super) const SHARDS: usize = 64;
@@ -20,16 +21,6 @@ const ROWS_MIN: usize = 50_000;
 const BLOCK_ROWS: usize = 32;
 /// Files whose keys are read side by side.
 const READS: usize = 4;
-
-/// A file by its ordinal, and a row of it.
-pub(super) type Place = (u32, u32);
-
-/// Where the row of a key is, and the first bytes of its sequence, 0 in a table without.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Slot {
-    pub(super) place: Place,
-    pub(super) sequence: u64,
-}
 
 /// What was replaced, by key; of one key the newest last.
 #[derive(Debug, Default)]
@@ -60,16 +51,28 @@ impl Upserted {
 }
 
 /// Key hash to place. Built from the table when it is first written, kept right by each commit.
+///
+/// After an error of a method that changes it, it must be dropped.
 #[derive(Debug)]
 pub(super) enum KeyIndex {
-    Plain(Vec<KeyTable<Place>>),
+    Plain(Vec<TieredTable<Place>>),
     /// Of a table whose rows have sequences.
-    Ordered(Vec<KeyTable<Slot>>),
+    Ordered(Vec<TieredTable<Slot>>),
+}
+
+/// The same for both kinds.
+macro_rules! each {
+    ($index:expr, $shards:ident => $work:expr) => {
+        match $index {
+            KeyIndex::Plain($shards) => $work,
+            KeyIndex::Ordered($shards) => $work,
+        }
+    };
 }
 
 /// Shards that grow one after the other, not all at once.
-fn shards<V: Copy + Default>() -> Vec<KeyTable<V>> {
-    (0..SHARDS).map(|shard| KeyTable::dense(shard as f64 / SHARDS as f64)).collect()
+fn shards<V: Placed>() -> Vec<TieredTable<V>> {
+    (0..SHARDS).map(|shard| TieredTable::new(shard as f64 / SHARDS as f64)).collect()
 }
 
 const fn shard_of(hash: u128) -> usize {
@@ -86,42 +89,53 @@ impl KeyIndex {
     }
 
     /// Where the row of `hash` is.
-    pub(super) fn get(&self, hash: u128) -> Option<Slot> {
-        match self {
-            Self::Plain(shards) => {
-                let place = shards[shard_of(hash)].get(hash);
-                place.map(|place| Slot { place: *place, sequence: 0 })
-            }
-            Self::Ordered(shards) => shards[shard_of(hash)].get(hash).copied(),
-        }
+    pub(super) fn get(&self, hash: u128) -> Result<Option<Slot>, KeyError> {
+        each!(self, shards => Ok(shards[shard_of(hash)].get(hash)?.map(Placed::slot)))
     }
 
     /// Sets where the row of `hash` is; returns where it was.
-    pub(super) fn set(&mut self, hash: u128, slot: Slot) -> Option<Slot> {
-        match self {
-            Self::Plain(shards) => {
-                let place = shards[shard_of(hash)].insert(hash, slot.place);
-                place.map(|place| Slot { place, sequence: 0 })
-            }
-            Self::Ordered(shards) => shards[shard_of(hash)].insert(hash, slot),
-        }
-    }
-
-    /// Moves the row of `hash`, whose sequence stays.
-    pub(super) fn relocate(&mut self, hash: u128, place: Place) {
-        let sequence = self.get(hash).map_or(0, |slot| slot.sequence);
-        self.set(hash, Slot { place, sequence });
+    pub(super) fn set(&mut self, hash: u128, slot: Slot) -> Result<Option<Slot>, KeyError> {
+        each!(self, shards => {
+            let old = shards[shard_of(hash)].insert(hash, Placed::of(slot))?;
+            Ok(old.map(Placed::slot))
+        })
     }
 
     /// Forgets `hash`; returns where its row was.
-    pub(super) fn remove(&mut self, hash: u128) -> Option<Slot> {
-        match self {
-            Self::Plain(shards) => {
-                let place = shards[shard_of(hash)].remove(hash);
-                place.map(|place| Slot { place, sequence: 0 })
-            }
-            Self::Ordered(shards) => shards[shard_of(hash)].remove(hash),
+    pub(super) fn remove(&mut self, hash: u128) -> Result<Option<Slot>, KeyError> {
+        each!(self, shards => Ok(shards[shard_of(hash)].remove(hash)?.map(Placed::slot)))
+    }
+
+    /// Takes those of `hashes` that are on disk to memory, so that asking for them is cheap.
+    pub(super) fn warm(&mut self, hashes: &[u128]) -> Result<(), KeyError> {
+        if !self.has_cold() {
+            return Ok(());
         }
+        each!(self, shards => {
+            for (number, shard) in shards.iter_mut().enumerate() {
+                let own = hashes.iter().copied().filter(|hash| shard_of(*hash) == number);
+                shard.warm(own)?;
+            }
+        });
+        Ok(())
+    }
+
+    /// Whether some of it is on disk.
+    pub(super) fn has_cold(&self) -> bool {
+        each!(self, shards => shards.iter().any(TieredTable::has_cold))
+    }
+
+    /// Moves entries to local disk until what is in memory takes at most `bytes_max`.
+    pub(super) fn fit(&mut self, bytes_max: usize) -> Result<(), KeyError> {
+        while self.allocated_bytes() > bytes_max {
+            let folder = std::env::temp_dir();
+            each!(self, shards => {
+                let hottest = shards.iter_mut().max_by_key(|shard| shard.hot_bytes());
+                let Some(hottest) = hottest.filter(|shard| shard.hot_bytes() > 0) else { break };
+                hottest.spill(&folder)?;
+            });
+        }
+        Ok(())
     }
 
     /// Sets the places of the keys of new files, given by their hashes in the order of their rows;
@@ -132,12 +146,12 @@ impl KeyIndex {
         files: &[&[u128]],
         first: u32,
         threads: usize,
-    ) -> Upserted {
+    ) -> Result<Upserted, KeyError> {
         let rows = files.iter().map(|hashes| hashes.len()).sum();
         let held = self.len();
         let Self::Plain(shards) = self else {
             debug_assert!(false, "the rows of this table are resolved one by one");
-            return Upserted::default();
+            return Ok(Upserted::default());
         };
         if rows > held {
             // Most of them can only be new.
@@ -145,118 +159,101 @@ impl KeyIndex {
                 shard.reserve(rows / SHARDS * 17 / 16);
             }
         }
-        let threads = if rows < ROWS_MIN { 1 } else { threads.clamp(1, SHARDS) };
-        let share = SHARDS.div_ceil(threads);
-        if threads == 1 {
-            return upsert_own(shards, 0, files, first, rows);
+        let room = rows / threads.max(1) * 17 / 16;
+        let mut all = Upserted::default();
+        for own in by_shards(shards, rows, threads, |own| upsert_own(own, files, first, room)) {
+            all.add(own?);
         }
-        std::thread::scope(|scope| {
-            let mut tasks = Vec::with_capacity(threads);
-            for (number, shards) in shards.chunks_mut(share).enumerate() {
-                let room = rows / threads * 17 / 16;
-                let own = move || upsert_own(shards, number * share, files, first, room);
-                tasks.push(scope.spawn(own));
-            }
-            let mut all = Upserted::default();
-            for task in tasks {
-                match task.join() {
-                    Ok(own) => all.add(own),
-                    Err(panic) => std::panic::resume_unwind(panic),
-                }
-            }
-            all
+        Ok(all)
+    }
+
+    /// Moves keys to the rows of new files, as `upsert_files`, if they are where these rows were;
+    /// sequences stay. Returns how many were moved.
+    pub(super) fn relocate_files(
+        &mut self,
+        files: &[&[u128]],
+        first: u32,
+        origins: &[Vec<Place>],
+        threads: usize,
+    ) -> Result<u64, KeyError> {
+        let rows = files.iter().map(|hashes| hashes.len()).sum();
+        each!(self, shards => {
+            let all = by_shards(shards, rows, threads, |own| relocate_own(own, files, first, origins));
+            all.into_iter().sum()
         })
     }
 
     /// Takes back what was done.
-    pub(super) fn undo(&mut self, undo: Undo) {
+    pub(super) fn undo(&mut self, undo: Undo) -> Result<(), KeyError> {
         let places = undo
             .places
             .into_iter()
             .map(|(hash, place)| (hash, place.map(|place| Slot { place, sequence: 0 })));
         for (hash, slot) in places.rev().chain(undo.slots.into_iter().rev()) {
             match slot {
-                Some(slot) => self.set(hash, slot),
-                None => self.remove(hash),
+                Some(slot) => self.set(hash, slot)?,
+                None => self.remove(hash)?,
             };
         }
+        Ok(())
     }
 
     /// Keys held: the rows of the table.
     pub(super) fn len(&self) -> usize {
-        match self {
-            Self::Plain(shards) => shards.iter().map(KeyTable::len).sum(),
-            Self::Ordered(shards) => shards.iter().map(KeyTable::len).sum(),
-        }
+        each!(self, shards => shards.iter().map(TieredTable::len).sum())
     }
 
-    /// Appends the entries of a shard; files are written by their `numbers`.
-    pub(super) fn encode(&self, shard: usize, numbers: &HashMap<u32, u32>, bytes: &mut Vec<u8>) {
-        let number = |file: u32| numbers.get(&file).copied().unwrap_or(u32::MAX);
-        match self {
-            Self::Plain(shards) => {
-                bytes.extend_from_slice(&(shards[shard].len() as u64).to_le_bytes());
-                for (hash, (file, row)) in shards[shard].iter() {
-                    bytes.extend_from_slice(&hash.to_le_bytes());
-                    bytes.extend_from_slice(&number(file).to_le_bytes());
-                    bytes.extend_from_slice(&row.to_le_bytes());
-                }
+    /// Tells `entry` all of a shard, in the order of their hashes.
+    pub(super) fn for_each(
+        &self,
+        shard: usize,
+        mut entry: impl FnMut(u128, Slot),
+    ) -> Result<(), KeyError> {
+        each!(self, shards => {
+            for found in shards[shard].iter() {
+                let (hash, value) = found?;
+                entry(hash, value.slot());
             }
-            Self::Ordered(shards) => {
-                bytes.extend_from_slice(&(shards[shard].len() as u64).to_le_bytes());
-                for (hash, Slot { place: (file, row), sequence }) in shards[shard].iter() {
-                    bytes.extend_from_slice(&hash.to_le_bytes());
-                    bytes.extend_from_slice(&number(file).to_le_bytes());
-                    bytes.extend_from_slice(&row.to_le_bytes());
-                    bytes.extend_from_slice(&sequence.to_le_bytes());
-                }
-            }
-        }
+        });
+        Ok(())
     }
 
-    /// Fills an empty shard with `count` entries in the order of their hashes.
+    /// Keys of a shard.
+    pub(super) fn shard_len(&self, shard: usize) -> usize {
+        each!(self, shards => shards[shard].len())
+    }
+
+    /// Fills an empty shard with at most `count` entries in the order of their hashes.
     pub(super) fn fill(
         &mut self,
         shard: usize,
         count: usize,
         entries: impl Iterator<Item = (u128, Slot)>,
     ) {
-        match self {
-            Self::Plain(shards) => {
-                let places = entries.map(|(hash, slot)| (hash, slot.place));
-                shards[shard].fill_sorted(count, places);
-            }
-            Self::Ordered(shards) => shards[shard].fill_sorted(count, entries),
-        }
+        each!(self, shards => {
+            shards[shard].fill_sorted(count, entries.map(|(hash, slot)| (hash, Placed::of(slot))));
+        });
     }
 
     /// Takes the first shards of `other` over, to where `from` begins.
     pub(super) fn put_shards(&mut self, from: usize, other: Self) {
+        fn put<V: Placed>(own: &mut [TieredTable<V>], other: Vec<TieredTable<V>>) {
+            for (own, other) in own.iter_mut().zip(other) {
+                if !other.is_empty() {
+                    *own = other;
+                }
+            }
+        }
         match (self, other) {
-            (Self::Plain(shards), Self::Plain(other)) => {
-                for (own, other) in shards[from..].iter_mut().zip(other) {
-                    if !other.is_empty() {
-                        *own = other;
-                    }
-                }
-            }
-            (Self::Ordered(shards), Self::Ordered(other)) => {
-                for (own, other) in shards[from..].iter_mut().zip(other) {
-                    if !other.is_empty() {
-                        *own = other;
-                    }
-                }
-            }
+            (Self::Plain(shards), Self::Plain(other)) => put(&mut shards[from..], other),
+            (Self::Ordered(shards), Self::Ordered(other)) => put(&mut shards[from..], other),
             _ => debug_assert!(false, "indexes of two kinds"),
         }
     }
 
-    /// Bytes that it takes.
+    /// Bytes of memory that it takes.
     pub(super) fn allocated_bytes(&self) -> usize {
-        match self {
-            Self::Plain(shards) => shards.iter().map(KeyTable::allocated_bytes).sum(),
-            Self::Ordered(shards) => shards.iter().map(KeyTable::allocated_bytes).sum(),
-        }
+        each!(self, shards => shards.iter().map(TieredTable::allocated_bytes).sum())
     }
 
     /// Reads the keys of all live rows. Costs one read of the key and sequence columns. Of a key
@@ -265,6 +262,7 @@ impl KeyIndex {
         location: &Location,
         files: &Files,
         shape: &RowShape,
+        bytes_max: usize,
         owed: &mut Owed,
     ) -> Result<Self, DeltaError> {
         let mut index = Self::new(!shape.rules.sequence_by.is_empty());
@@ -282,11 +280,149 @@ impl KeyIndex {
             }
             let Some(task) = tasks.pop_front() else { return Ok(index) };
             let (file, keyed) = join(task).await?;
-            for (hash, row, sequence) in keyed {
-                index.place(hash, Slot { place: (file.ordinal, row), sequence }, files, owed);
-            }
+            index.place_all(file.ordinal, &keyed, files, owed)?;
+            index = index.fitted(bytes_max).await?;
         }
     }
+
+    /// As `fit`, off the async worker.
+    pub(super) async fn fitted(mut self, bytes_max: usize) -> Result<Self, DeltaError> {
+        if self.allocated_bytes() <= bytes_max {
+            return Ok(self);
+        }
+        let fit = SpawnedTask::spawn_blocking(move || {
+            self.fit(bytes_max)?;
+            Ok(self)
+        });
+        join(fit).await
+    }
+
+    /// As `warm`, off the async worker.
+    pub(super) async fn warmed(mut self, hashes: &[u128]) -> Result<Self, DeltaError> {
+        if !self.has_cold() {
+            return Ok(self);
+        }
+        let hashes = hashes.to_vec();
+        let warm = SpawnedTask::spawn_blocking(move || {
+            self.warm(&hashes)?;
+            Ok(self)
+        });
+        join(warm).await
+    }
+}
+
+/// Shards of one thread, and which shard is the first of them.
+struct Own<'a, V> {
+    shards: &'a mut [TieredTable<V>],
+    from: usize,
+}
+
+impl<V: Placed> Own<'_, V> {
+    /// Tells `row` each row of these shards, of files whose ordinals begin with `first`.
+    fn each_row(
+        &mut self,
+        files: &[&[u128]],
+        first: u32,
+        mut row: impl FnMut(&mut TieredTable<V>, u128, Place) -> Result<(), KeyError>,
+    ) -> Result<(), KeyError> {
+        let from = self.from;
+        let own_shard = |hash: u128| shard_of(hash).wrapping_sub(from);
+        for (number, shard) in self.shards.iter_mut().enumerate() {
+            if shard.has_cold() {
+                let all = files.iter().flat_map(|hashes| hashes.iter().copied());
+                shard.warm(all.filter(|hash| own_shard(*hash) == number))?;
+            }
+        }
+        let mut touched = 0;
+        for (hashes, ordinal) in files.iter().zip(first..) {
+            for (block, number) in hashes.chunks(BLOCK_ROWS).zip(0_u32..) {
+                for hash in block {
+                    let shard = self.shards.get(own_shard(*hash));
+                    touched ^= shard.map_or(0, |shard| shard.touch(*hash));
+                }
+                for (hash, at) in block.iter().zip(number * BLOCK_ROWS as u32..) {
+                    if let Some(shard) = self.shards.get_mut(own_shard(*hash)) {
+                        row(shard, *hash, (ordinal, at))?;
+                    }
+                }
+            }
+        }
+        std::hint::black_box(touched);
+        Ok(())
+    }
+}
+
+/// Does `work` on the shards, side by side if there are many `rows`.
+fn by_shards<V: Placed, T: Send>(
+    shards: &mut [TieredTable<V>],
+    rows: usize,
+    threads: usize,
+    work: impl Fn(Own<'_, V>) -> T + Sync,
+) -> Vec<T> {
+    let threads = if rows < ROWS_MIN { 1 } else { threads.clamp(1, SHARDS) };
+    if threads == 1 {
+        return vec![work(Own { shards, from: 0 })];
+    }
+    let share = SHARDS.div_ceil(threads);
+    let work = &work;
+    std::thread::scope(|scope| {
+        let mut tasks = Vec::with_capacity(threads);
+        for (number, shards) in shards.chunks_mut(share).enumerate() {
+            tasks.push(scope.spawn(move || work(Own { shards, from: number * share })));
+        }
+        let joined = tasks.into_iter().map(|task| match task.join() {
+            Ok(own) => own,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        joined.collect()
+    })
+}
+
+fn upsert_own(
+    mut own: Own<'_, Place>,
+    files: &[&[u128]],
+    first: u32,
+    room: usize,
+) -> Result<Upserted, KeyError> {
+    let mut places = Vec::with_capacity(room);
+    let mut replaced = Vec::with_capacity(room);
+    own.each_row(files, first, |shard, hash, place| {
+        let old = shard.insert(hash, place)?;
+        replaced.extend(old);
+        places.push((hash, old));
+        Ok(())
+    })?;
+    let (all, updated) = (places.len() as u64, replaced.len() as u64);
+    let undo = Undo { places, slots: Vec::new() };
+    let marks = marks_of(replaced);
+    Ok(Upserted { marks, rows_inserted: all - updated, rows_updated: updated, undo })
+}
+
+fn relocate_own<V: Placed>(
+    mut own: Own<'_, V>,
+    files: &[&[u128]],
+    first: u32,
+    origins: &[Vec<Place>],
+) -> Result<u64, KeyError> {
+    let mut moved = 0;
+    own.each_row(files, first, |shard, hash, (file, row)| {
+        let origin = origins[(file - first) as usize][row as usize];
+        shard.update(hash, |value| {
+            if value.slot().place == origin {
+                value.moved((file, row));
+                moved += 1;
+            }
+        })
+    })?;
+    Ok(moved)
+}
+
+/// Rows by file.
+fn marks_of(mut places: Vec<Place>) -> BTreeMap<u32, RoaringTreemap> {
+    places.sort_unstable();
+    let files = places.chunk_by(|one, two| one.0 == two.0);
+    let marks = files.map(|rows| (rows[0].0, rows.iter().map(|row| u64::from(row.1)).collect()));
+    marks.collect()
 }
 
 /// The keys of a file's live rows: hash, row and the first bytes of the sequence.
@@ -333,41 +469,6 @@ fn keyed(
     Ok(())
 }
 
-/// The upserts that belong to `shards`, which begin at shard `from`.
-fn upsert_own(
-    shards: &mut [KeyTable<Place>],
-    from: usize,
-    files: &[&[u128]],
-    first: u32,
-    room: usize,
-) -> Upserted {
-    let undo = Undo { places: Vec::with_capacity(room), slots: Vec::new() };
-    let mut done = Upserted { undo, ..Upserted::default() };
-    let shard_of = |hash: u128| (hash as usize % SHARDS).wrapping_sub(from);
-    let mut touched = 0;
-    for (hashes, ordinal) in files.iter().zip(first..) {
-        for (block, number) in hashes.chunks(BLOCK_ROWS).zip(0_u32..) {
-            for hash in block {
-                touched ^= shards.get(shard_of(*hash)).map_or(0, |shard| shard.touch(*hash));
-            }
-            for (hash, row) in block.iter().zip(number * BLOCK_ROWS as u32..) {
-                let Some(shard) = shards.get_mut(shard_of(*hash)) else { continue };
-                let replaced = shard.insert(*hash, (ordinal, row));
-                match replaced {
-                    Some((file, row)) => {
-                        done.marks.entry(file).or_default().insert(u64::from(row));
-                        done.rows_updated += 1;
-                    }
-                    None => done.rows_inserted += 1,
-                }
-                done.undo.places.push((*hash, replaced));
-            }
-        }
-    }
-    std::hint::black_box(touched);
-    done
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -389,16 +490,16 @@ mod tests {
             .collect();
         for threads in [1, 2, 3, 64, 100] {
             let mut index = KeyIndex::new(false);
-            let first = index.upsert_files(&[old, middle], 0, threads);
+            let first = index.upsert_files(&[old, middle], 0, threads).unwrap();
             assert_eq!(places(&index, &hashes), before, "{threads} threads");
             assert_eq!((first.rows_inserted, first.rows_updated), (20_000 + ROWS_MIN as u64, 0));
-            let done = index.upsert_files(&[old, &[], &middle[100..], new], 2, threads);
+            let done = index.upsert_files(&[old, &[], &middle[100..], new], 2, threads).unwrap();
             assert_eq!(places(&index, &hashes), after, "{threads} threads");
             assert_eq!(done.rows_inserted, new.len() as u64);
             assert_eq!(done.rows_updated, (20_000 + ROWS_MIN - 100) as u64);
             let marked = [(0, (0..20_000).collect()), (1, (100..ROWS_MIN as u64).collect())];
             assert_eq!(done.marks, BTreeMap::from(marked));
-            index.undo(done.undo);
+            index.undo(done.undo).unwrap();
             assert_eq!(places(&index, &hashes), before, "{threads} threads");
         }
     }
@@ -408,6 +509,6 @@ mod tests {
     }
 
     fn places(index: &KeyIndex, hashes: &[u128]) -> Vec<Option<Place>> {
-        hashes.iter().map(|hash| index.get(*hash).map(|slot| slot.place)).collect()
+        hashes.iter().map(|hash| index.get(*hash).unwrap().map(|slot| slot.place)).collect()
     }
 }

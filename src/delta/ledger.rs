@@ -10,9 +10,10 @@
 //!   E      txn(P) is another                       error: Gap
 //! ```
 
-use super::apply::{StagedRows, Written, busy};
-use super::compact::SAVED_SHARE;
+use super::apply::{StagedRows, Vectors, Written, busy};
+use super::compact::Pace;
 use super::log::Change;
+use super::saved::Haste;
 use super::table::{DeltaTable, Writer};
 use super::travel::TableTime;
 use crate::commit::{
@@ -55,7 +56,7 @@ impl Ledger for DeltaTable {
             let incarnation = Incarnation(last.unwrap_or_default().unsigned_abs()).next();
             let txns = vec![(fence_of(pipeline), incarnation.0 as i64)];
             let change = Change { txns, ..Change::default() };
-            if self.send(&mut writer, Arc::new(change)).await? {
+            if self.send(&mut writer, change, &Vectors::new()).await? {
                 let manifest = self.manifest_of(&writer, pipeline).await?;
                 let version = writer.snapshot.version();
                 return Ok(Opened { incarnation, version, manifest });
@@ -93,7 +94,7 @@ impl Ledger for DeltaTable {
             if let Some(Written { version, changed, .. }) =
                 self.apply(&mut writer, &rows, change).await?
             {
-                self.maintain(&mut writer).await;
+                self.maintain(&mut writer, Pace::Beside).await;
                 return Ok(Outcome::Committed { version, changed }); // B
             }
             self.after_lost_race(&mut writer).await?; // C, D
@@ -129,7 +130,9 @@ impl Ledger for DeltaTable {
     async fn rest(&self) {
         let vacuum = {
             let mut writer = self.writer.lock().await;
-            self.save_index(&mut writer, SAVED_SHARE).await;
+            self.end_rewrite(&mut writer).await;
+            self.save_index(&mut writer, Haste::Now).await;
+            writer.snapshot = self.log.with_checksum(Arc::clone(&writer.snapshot)).await;
             writer.vacuum.take()
         };
         if let Some(vacuum) = vacuum {

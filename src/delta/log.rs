@@ -7,6 +7,7 @@ use super::committer::OnceCommitter;
 use super::files::LiveFile;
 use super::schema::kernel_field;
 use super::stage::{StagedFile, join, threads};
+use super::upload::Upload;
 use crate::commit::{CommitError, RowsChanged};
 use crate::store::Location;
 use crate::types::Clock;
@@ -35,7 +36,7 @@ use delta_kernel_default_engine::{DefaultEngine, DefaultEngineBuilder, build_add
 use object_store::{Error, ObjectStoreExt};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
 
 type Kernel = DefaultEngine<TokioMultiThreadExecutor>;
@@ -48,6 +49,13 @@ pub(super) struct DeltaLog {
     location: Location,
     clock: Arc<dyn Clock>,
     kernel: Arc<Kernel>,
+    /// What is written beside the work that follows a commit.
+    checksum: Arc<Mutex<Option<Checksum>>>,
+}
+
+struct Checksum {
+    version: u64,
+    task: SpawnedTask<Result<SnapshotRef, DeltaError>>,
 }
 
 impl fmt::Debug for DeltaLog {
@@ -74,6 +82,10 @@ pub(super) struct Change {
     /// The name of an operation with `raw` actions.
     pub(super) operation: Option<&'static str>,
     pub(super) adds: Vec<Arc<StagedFile>>,
+    /// Vectors of `adds`, by path.
+    pub(super) add_vectors: HashMap<String, Descriptor>,
+    /// Writes that must be done before the commit is sent, beside those of `adds`.
+    pub(super) uploads: Vec<Upload>,
     /// Files with their new vectors.
     pub(super) masks: Vec<(Arc<LiveFile>, Descriptor)>,
     pub(super) removes: Vec<Arc<LiveFile>>,
@@ -94,7 +106,7 @@ impl DeltaLog {
         let kernel = DefaultEngineBuilder::new(Arc::clone(&location.store))
             .with_task_executor(executor)
             .build();
-        Self { location, clock, kernel: Arc::new(kernel) }
+        Self { location, clock, kernel: Arc::new(kernel), checksum: Arc::default() }
     }
 
     /// The newest snapshot; `None` if there is no table.
@@ -164,11 +176,14 @@ impl DeltaLog {
         snapshot: SnapshotRef,
         change: Arc<Change>,
     ) -> Result<Answer, DeltaError> {
+        let snapshot = self.with_checksum(snapshot).await;
         let kernel = Arc::clone(&self.kernel);
-        let committer = self.committer().with_lines(&change.raw);
+        let committer = self.committer().with_change(Arc::clone(&change));
         let url = self.location.url.clone();
+        let is_plain = change.raw.is_empty(); // else the kernel cannot tell its checksum
         self.blocking(move || {
             let sent = send(&snapshot, &kernel, &change, &committer);
+
             let sent = sent.map_err(|error| match error {
                 DeltaError::Log(error) => unknown(&committer, error),
                 other => other,
@@ -183,16 +198,40 @@ impl DeltaLog {
                     .build(kernel.as_ref())?;
                 return Ok(Answer::Committed { snapshot, actions });
             }
-            let snapshot = match next.write_checksum(kernel.as_ref()) {
-                Ok((_, with_checksum)) => with_checksum,
-                Err(error) => {
-                    tracing::warn!(version = next.version(), %error, "no version checksum");
-                    next
-                }
-            };
-            Ok(Answer::Committed { snapshot, actions })
+
+            Ok(Answer::Committed { snapshot: next, actions })
         })
         .await
+        .inspect(|answer| {
+            if is_plain {
+                self.begin_checksum(answer);
+            }
+        })
+    }
+
+    /// Begins to write the version checksum of what was committed.
+    fn begin_checksum(&self, answer: &Answer) {
+        let Answer::Committed { snapshot, .. } = answer else { return };
+        let (kernel, next) = (Arc::clone(&self.kernel), Arc::clone(snapshot));
+        let task = SpawnedTask::spawn_blocking(move || {
+            Ok(next.write_checksum(kernel.as_ref()).map(|(_, with_checksum)| with_checksum)?)
+        });
+        let begun = Checksum { version: snapshot.version(), task };
+        *self.checksum.lock().unwrap_or_else(PoisonError::into_inner) = Some(begun);
+    }
+
+    /// `snapshot` with its checksum, once that is written; from it the next one can be told.
+    pub(super) async fn with_checksum(&self, snapshot: SnapshotRef) -> SnapshotRef {
+        let begun = self.checksum.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Checksum { version, task }) = begun else { return snapshot };
+        match join(task).await {
+            Ok(with_checksum) if version == snapshot.version() => with_checksum,
+            Ok(_) => snapshot,
+            Err(error) => {
+                tracing::warn!(version, %error, "no version checksum");
+                snapshot
+            }
+        }
     }
 
     /// Writes a checkpoint of `snapshot`.
@@ -200,6 +239,7 @@ impl DeltaLog {
         &self,
         snapshot: SnapshotRef,
     ) -> Result<SnapshotRef, DeltaError> {
+        let snapshot = self.with_checksum(snapshot).await;
         let kernel = Arc::clone(&self.kernel);
         self.blocking(move || Ok(snapshot.checkpoint(kernel.as_ref(), None)?.1)).await
     }

@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 
 /// Keys looked up at most; for more a scan is as good.
 const KEYS_MAX: usize = 10_000;
+/// The same where a key can cost a read of the disk.
+const COLD_KEYS_MAX: usize = 100;
 
 /// Rows to read, by file.
 pub(super) type Rows = BTreeMap<u32, Vec<u32>>;
@@ -33,8 +35,13 @@ impl DeltaTable {
         let mut hashes = Vec::new();
         self.shape.hasher.hash(&keys, &mut hashes)?;
         let mut rows = Rows::new();
-        for slot in hashes.into_iter().filter_map(|hash| index.get(hash)) {
-            rows.entry(slot.place.0).or_default().push(slot.place.1);
+        if index.has_cold() && hashes.len() > COLD_KEYS_MAX {
+            return Ok(None);
+        }
+        for hash in hashes {
+            if let Some(slot) = index.get(hash)? {
+                rows.entry(slot.place.0).or_default().push(slot.place.1);
+            }
         }
         for rows in rows.values_mut() {
             rows.sort_unstable();

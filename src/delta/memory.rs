@@ -16,7 +16,7 @@
 use super::stage::RowShape;
 use super::{DeltaError, sequence};
 use crate::key::KeyTable;
-use crate::store::{Location, read_whole, sha256_of};
+use crate::store::{Location, read_whole, sha256_of, unread};
 use crate::types::StateFile;
 use arrow::array::cast::AsArray;
 use arrow::array::{Array, ArrayRef, FixedSizeBinaryArray};
@@ -26,7 +26,6 @@ use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use datafusion::parquet::arrow::ArrowWriter;
 use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use object_store::ObjectStoreExt;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -352,7 +351,7 @@ async fn write_state(
         time_min_us: None,
         time_max_us: None,
     };
-    location.store.put(&location.path(&file.path), bytes.into()).await?;
+    location.store.put_opts(&location.path(&file.path), bytes.into(), unread()).await?;
     Ok(file)
 }
 

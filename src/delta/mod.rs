@@ -52,16 +52,21 @@ mod provider;
 mod prune;
 mod resolve;
 mod restore;
+mod rewrite;
 mod rules;
 mod saved;
 mod schema;
 mod sequence;
 mod sink;
+mod slot;
 mod stage;
 mod table;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_beside;
 mod travel;
+mod upload;
 mod vacuum;
 mod vectors;
 mod wanted;

@@ -9,9 +9,11 @@
 use super::DeltaError;
 use super::actions::Add;
 use super::files::{Files, LiveFile};
-use super::index::{KeyIndex, Slot, keys_at, read_keys};
+use super::index::{KeyIndex, keys_at, read_keys};
+use super::slot::Slot;
 use super::stage::{RowShape, join};
 use super::vectors;
+use crate::key::KeyError;
 use crate::store::Location;
 use datafusion::common::runtime::SpawnedTask;
 use roaring::RoaringTreemap;
@@ -61,17 +63,18 @@ impl KeyIndex {
         owed: &mut Owed,
     ) -> Result<(), DeltaError> {
         for (file, keys) in read_all(location, missing(old, new), shape).await? {
+            if self.has_cold() {
+                self.warm(&keys.iter().map(|(hash, ..)| *hash).collect::<Vec<_>>())?;
+            }
             for (hash, row, _) in keys {
                 let place = (file.ordinal, row);
-                if self.get(hash).is_some_and(|slot| slot.place == place) {
-                    self.remove(hash);
+                if self.get(hash)?.is_some_and(|slot| slot.place == place) {
+                    self.remove(hash)?;
                 }
             }
         }
         for (file, keys) in read_all(location, missing(new, old), shape).await? {
-            for (hash, row, sequence) in keys {
-                self.place(hash, Slot { place: (file.ordinal, row), sequence }, new, owed);
-            }
+            self.place_all(file.ordinal, &keys, new, owed)?;
         }
         owed.retain(|file, rows| {
             let masked = new.get(*file).and_then(|file| file.vector.as_ref());
@@ -83,11 +86,34 @@ impl KeyIndex {
         Ok(())
     }
 
+    /// Sets where the rows of a file are.
+    pub(super) fn place_all(
+        &mut self,
+        ordinal: u32,
+        keys: &[(u128, u32, u64)],
+        files: &Files,
+        owed: &mut Owed,
+    ) -> Result<(), KeyError> {
+        if self.has_cold() {
+            self.warm(&keys.iter().map(|(hash, ..)| *hash).collect::<Vec<_>>())?;
+        }
+        for (hash, row, sequence) in keys {
+            self.place(*hash, Slot { place: (ordinal, *row), sequence: *sequence }, files, owed)?;
+        }
+        Ok(())
+    }
+
     /// Sets where the row of `hash` is, unless a later file has it too.
-    pub(super) fn place(&mut self, hash: u128, slot: Slot, files: &Files, owed: &mut Owed) {
-        let Some(old) = self.set(hash, slot) else { return };
+    fn place(
+        &mut self,
+        hash: u128,
+        slot: Slot,
+        files: &Files,
+        owed: &mut Owed,
+    ) -> Result<(), KeyError> {
+        let Some(old) = self.set(hash, slot)? else { return Ok(()) };
         if old.place == slot.place {
-            return;
+            return Ok(());
         }
         let age = |file: u32| {
             files.get(file).map(|file| (file.modified_ms, file.ordinal)).unwrap_or_default()
@@ -95,10 +121,11 @@ impl KeyIndex {
         let loser = if age(old.place.0) <= age(slot.place.0) {
             old.place
         } else {
-            self.set(hash, old);
+            self.set(hash, old)?;
             slot.place
         };
         owed.entry(loser.0).or_default().insert(u64::from(loser.1));
+        Ok(())
     }
 }
 

@@ -15,12 +15,15 @@ use datafusion::common::config::TableParquetOptions;
 use datafusion::common::stats::Precision;
 use datafusion::common::{DFSchema, Result, Statistics};
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::parquet::ParquetRowSelection;
+use datafusion::datasource::physical_plan::parquet::{
+    CachedParquetFileReaderFactory, ParquetRowSelection,
+};
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::provider_as_source;
 use datafusion::datasource::sink::DataSinkExec;
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::DataFusionError;
+use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::dml::InsertOp;
 use datafusion::logical_expr::utils::conjunction;
@@ -247,7 +250,8 @@ impl ViewScan {
             return Ok(Arc::new(EmptyExec::new(self.shown())));
         }
         let mut source = ParquetSource::new(Arc::clone(&self.schema))
-            .with_table_parquet_options(self.options.clone());
+            .with_table_parquet_options(self.options.clone())
+            .with_parquet_file_reader_factory(readers(runtime, url)?);
         if let Some(predicate) = &self.predicate {
             source = source.with_predicate(Arc::clone(predicate));
         }
@@ -272,6 +276,16 @@ impl fmt::Display for ViewScan {
             None => Ok(()),
         }
     }
+}
+
+/// Readers that keep the footers of files, which never change, in the cache of the session.
+fn readers(
+    runtime: &RuntimeEnv,
+    url: &ObjectStoreUrl,
+) -> Result<Arc<CachedParquetFileReaderFactory>> {
+    let store = runtime.object_store(url)?;
+    let cache = runtime.cache_manager.get_file_metadata_cache();
+    Ok(Arc::new(CachedParquetFileReaderFactory::new(store, cache)))
 }
 
 /// Files in at most `count` groups of about the same number of rows.

@@ -18,10 +18,11 @@ use super::DeltaError;
 use super::data::read_rows;
 use super::files::Files;
 use super::fold::{Groups, Rows};
-use super::index::{KeyIndex, Place, Slot};
+use super::index::KeyIndex;
 use super::memory::{Memory, tombstones};
 use super::rules::MergeMode;
 use super::sequence::{Whole, is_exact};
+use super::slot::{Place, Slot};
 use super::stage::RowShape;
 use super::wanted::{Kind, Wanted, sequence_columns};
 use crate::store::Location;
@@ -63,8 +64,8 @@ impl RowShape {
         current: &Current<'_>,
         wanted: &Wanted,
     ) -> Result<Resolved, DeltaError> {
-        let slots: Vec<Option<Slot>> =
-            wanted.hashes.iter().map(|hash| current.index.get(*hash)).collect();
+        let slots = wanted.hashes.iter().map(|hash| current.index.get(*hash));
+        let slots = slots.collect::<Result<Vec<Option<Slot>>, _>>()?;
         let wins = self.winners(current, wanted, &slots).await?;
         let (mut whole, mut merged, mut removed, mut buried) = (vec![], vec![], vec![], vec![]);
         let mut rows_ignored = 0;

@@ -9,18 +9,27 @@
 //! All numbers are little-endian; a file is its number in the head. A saved index is a cache: one
 //! that is missing, damaged, of another table or of a version that is no longer kept is passed over.
 //! Opening loads the newest that fits, and reads the keys of rows that came or went since.
+//!
+//! Beside commits one run is written after each, so that no epoch waits for all of them. Shards
+//! of later runs are then newer than the version in the head, which does no harm: what they say of
+//! files that came after that version is not read, and the rows of those files are read instead.
+//! That needs rows to be masked and never unmasked in between: a change by another writer begins a
+//! save anew.
 
 use super::DeltaError;
 use super::files::Files;
-use super::index::{KeyIndex, SHARDS, Slot};
+use super::index::{KeyIndex, SHARDS};
 use super::patch::Owed;
+use super::slot::{Place, Placed, Slot};
 use super::stage::join;
 use super::table::{DeltaTable, Writer};
 use super::vacuum::INDEXES_KEPT;
+use crate::key::KeyValue;
 use bytes::Bytes;
 use datafusion::common::runtime::SpawnedTask;
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use object_store::{ObjectStore, ObjectStoreExt};
+use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,8 +37,14 @@ use uuid::Uuid;
 
 pub(super) const INDEX_FOLDER: &str = "_onefold/table.index";
 const MAGIC: &[u8; 8] = b"OFINDEX1";
-/// Shards of one run.
-const RUN_SHARDS: usize = 8;
+/// Bytes of a hash and a place, and with a sequence.
+const PLAIN_BYTES: usize = 24;
+const ORDERED_BYTES: usize = 32;
+/// Runs of a small index, and of one with so many keys or more: one for each shard.
+const RUNS_MIN: usize = 8;
+const RUNS_KEYS_MIN: usize = 2_000_000;
+/// Runs read side by side.
+const READS: usize = 4;
 /// Heads that are tried.
 const HEADS_MAX: usize = 3;
 
@@ -41,7 +56,6 @@ struct Head {
     table: String,
     proof: String,
     is_ordered: bool,
-    keys: u64,
     files: Vec<String>,
     runs: Vec<Run>,
 }
@@ -53,50 +67,88 @@ struct Run {
     crc32: u32,
 }
 
+/// How soon a save is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Haste {
+    /// A run after each commit, once as many keys changed as there are.
+    BesideCommits,
+    /// All of it, if a tenth of the keys changed.
+    Now,
+}
+
+/// A save that was begun.
+#[derive(Debug)]
+pub(super) struct Saving {
+    head: Head,
+    stem: String,
+    numbers: HashMap<u32, u32>,
+    runs: usize,
+}
+
 impl DeltaTable {
-    /// Saves the index if enough of it changed since it was last saved.
-    pub(super) async fn save_index(&self, writer: &mut Writer, share: usize) {
+    /// Saves the index, or goes on saving it, if enough of it changed since it was last saved.
+    pub(super) async fn save_index(&self, writer: &mut Writer, haste: Haste) {
         let Some(index) = &writer.index else { return };
         let keys = index.len();
-        if keys < self.settings.index_keys_min.max(1) || writer.changed < (keys / share) as u64 {
+        let share = if haste == Haste::Now { 10 } else { 1 };
+        let is_due =
+            keys >= self.settings.index_keys_min.max(1) && writer.changed >= (keys / share) as u64;
+        let saving = writer.saving.take();
+        let Some(saving) = saving.or_else(|| is_due.then(|| self.begin_saving(writer, keys)))
+        else {
             return;
-        }
-        match self.write_index(writer).await {
-            Ok(()) => writer.changed = 0,
-            Err(error) => tracing::warn!(table = self.name(), %error, "the key index is not saved"),
+        };
+        if let Err(error) = self.go_on_saving(writer, saving, haste).await {
+            writer.changed = u64::MAX / 2;
+            tracing::warn!(table = self.name(), %error, "the key index is not saved");
         }
     }
 
-    async fn write_index(&self, writer: &Writer) -> Result<(), DeltaError> {
-        let Some(index) = &writer.index else { return Ok(()) };
+    fn begin_saving(&self, writer: &mut Writer, keys: usize) -> Saving {
+        writer.changed = 0;
         let version = writer.snapshot.version();
-        let stem = format!("{INDEX_FOLDER}/{version:020}-{}", Uuid::new_v4());
         let files: Vec<_> = writer.files.iter().collect();
-        let numbers: HashMap<u32, u32> =
-            files.iter().zip(0..).map(|(file, number)| (file.ordinal, number)).collect();
-        let mut head = Head {
+        let head = Head {
             version,
             table: super::log::table_id(&writer.snapshot),
             proof: self.proof(),
-            is_ordered: index.is_ordered(),
-            keys: index.len() as u64,
+            is_ordered: !self.shape.rules.sequence_by.is_empty(),
             files: files.iter().map(|file| file.path.clone()).collect(),
             runs: Vec::new(),
         };
-        for number in 0..SHARDS / RUN_SHARDS {
-            let mut bytes = MAGIC.to_vec();
-            for shard in number * RUN_SHARDS..(number + 1) * RUN_SHARDS {
-                index.encode(shard, &numbers, &mut bytes);
-            }
-            let path = format!("{stem}-{number}.run");
-            let crc32 = crc32fast::hash(&bytes);
-            head.runs.push(Run { path: path.clone(), bytes: bytes.len() as u64, crc32 });
-            self.location.store.put(&self.location.path(&path), bytes.into()).await?;
+        Saving {
+            head,
+            stem: format!("{INDEX_FOLDER}/{version:020}-{}", Uuid::new_v4()),
+            numbers: files.iter().zip(0..).map(|(file, number)| (file.ordinal, number)).collect(),
+            runs: if keys < RUNS_KEYS_MIN { RUNS_MIN } else { SHARDS },
         }
-        let json = serde_json::to_vec(&head)
+    }
+
+    async fn go_on_saving(
+        &self,
+        writer: &mut Writer,
+        mut saving: Saving,
+        haste: Haste,
+    ) -> Result<(), DeltaError> {
+        let Some(index) = &writer.index else { return Ok(()) };
+        while saving.head.runs.len() < saving.runs {
+            let number = saving.head.runs.len();
+            let path = format!("{}-{number}.run", saving.stem);
+            let bytes = encode(index, number, &saving)?;
+            let (length, crc32) = (bytes.len() as u64, crc32fast::hash(&bytes));
+            self.location.store.put(&self.location.path(&path), bytes.into()).await?;
+            saving.head.runs.push(Run { path, bytes: length, crc32 });
+            if haste == Haste::BesideCommits && saving.head.runs.len() < saving.runs {
+                writer.saving = Some(saving);
+                return Ok(());
+            }
+        }
+        let json = serde_json::to_vec(&saving.head)
             .map_err(|error| DeltaError::Damaged { reason: error.to_string() })?;
-        self.location.store.put(&self.location.path(&format!("{stem}.json")), json.into()).await?;
-        tracing::debug!(table = self.name(), version, keys = head.keys, "key index saved");
+        let path = self.location.path(&format!("{}.json", saving.stem));
+        self.location.store.put(&path, json.into()).await?;
+        let (version, keys) = (saving.head.version, index.len());
+        tracing::debug!(table = self.name(), version, keys, "key index saved");
         self.forget_indexes().await
     }
 
@@ -104,7 +156,7 @@ impl DeltaTable {
     async fn forget_indexes(&self) -> Result<(), DeltaError> {
         for (_, head) in self.saved_heads().await?.into_iter().skip(INDEXES_KEPT) {
             let stem = head.trim_end_matches(".json").to_owned();
-            let runs = (0..SHARDS / RUN_SHARDS).map(|number| format!("{stem}-{number}.run"));
+            let runs = (0..SHARDS).map(|number| format!("{stem}-{number}.run"));
             for path in [head].into_iter().chain(runs) {
                 match self.location.store.delete(&self.location.path(&path)).await {
                     Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
@@ -163,28 +215,44 @@ impl DeltaTable {
         let ordinals: Option<Vec<u32>> = head.files.iter().map(ordinal).collect();
         let ordinals = ordinals.ok_or_else(|| damaged("names other files than its version has"))?;
         let ordinals: Arc<[u32]> = ordinals.into();
-        let mut tasks = Vec::with_capacity(head.runs.len());
-        for run in &head.runs {
-            let (location, run, ordinals) =
-                (self.location.clone(), run.clone(), Arc::clone(&ordinals));
-            let is_ordered = head.is_ordered;
-            tasks.push(SpawnedTask::spawn(async move {
-                let bytes = location.store.get(&location.path(&run.path)).await?.bytes().await?;
-                join(SpawnedTask::spawn_blocking(move || {
-                    decode(&bytes, &run, is_ordered, &ordinals)
-                }))
-                .await
-            }));
+        if head.runs.is_empty() || !SHARDS.is_multiple_of(head.runs.len()) {
+            return Err(damaged("names a wrong number of runs"));
         }
         let mut index = KeyIndex::new(head.is_ordered);
-        for (number, task) in tasks.into_iter().enumerate() {
-            index.put_shards(number * RUN_SHARDS, join(task).await?);
+        let shards = SHARDS / head.runs.len();
+        let mut read = futures::stream::iter(head.runs.into_iter().map(|run| {
+            let ordinals = Arc::clone(&ordinals);
+            self.read_run(run, shards, head.is_ordered, ordinals)
+        }))
+        .buffered(READS);
+        let mut from = 0;
+        while let Some(run) = read.try_next().await? {
+            index.put_shards(from, run);
+            from += shards;
+            index = index.fitted(self.settings.index_bytes_max).await?;
         }
-        if index.len() as u64 != head.keys || index.len() as u64 != old.live_rows() {
-            return Err(damaged("has another number of keys than its version has rows"));
-        }
+        drop(read);
         index.patch(&self.location, (&then, files), &self.shape, owed).await?;
+        let twice: u64 = owed.values().map(RoaringTreemap::len).sum();
+        if index.len() as u64 + twice != files.live_rows() {
+            return Err(damaged("does not lead to as many keys as there are rows"));
+        }
         Ok(Some(index))
+    }
+
+    async fn read_run(
+        &self,
+        run: Run,
+        shards: usize,
+        is_ordered: bool,
+        ordinals: Arc<[u32]>,
+    ) -> Result<KeyIndex, DeltaError> {
+        let path = self.location.path(&run.path);
+        let bytes = self.location.store.get(&path).await?.bytes().await?;
+        join(SpawnedTask::spawn_blocking(move || {
+            decode(&bytes, &run, (shards, is_ordered), &ordinals)
+        }))
+        .await
     }
 
     /// The heads of saved indexes, newest first: version and path.
@@ -211,11 +279,36 @@ impl DeltaTable {
     }
 }
 
-/// The shards of a run.
+/// The shards of run `number`.
+fn encode(index: &KeyIndex, number: usize, saving: &Saving) -> Result<Vec<u8>, DeltaError> {
+    let share = SHARDS / saving.runs;
+    let own = number * share..(number + 1) * share;
+    let keys: usize = own.clone().map(|shard| index.shard_len(shard)).sum();
+    let entry_bytes = if saving.head.is_ordered { ORDERED_BYTES } else { PLAIN_BYTES };
+    let mut bytes = Vec::with_capacity(MAGIC.len() + share * 8 + keys * entry_bytes);
+    bytes.extend_from_slice(MAGIC);
+    let mut known = (u32::MAX, u32::MAX);
+    for shard in own {
+        bytes.extend_from_slice(&(index.shard_len(shard) as u64).to_le_bytes());
+        index.for_each(shard, |hash, Slot { place: (file, row), sequence }| {
+            if known.0 != file {
+                known = (file, saving.numbers.get(&file).copied().unwrap_or(u32::MAX));
+            }
+            bytes.extend_from_slice(&hash.to_le_bytes());
+            Place::write(&(known.1, row), &mut bytes);
+            if entry_bytes == ORDERED_BYTES {
+                bytes.extend_from_slice(&sequence.to_le_bytes());
+            }
+        })?;
+    }
+    Ok(bytes)
+}
+
+/// The shards of a run, without what is said of files that came later.
 fn decode(
     bytes: &Bytes,
     run: &Run,
-    is_ordered: bool,
+    (shards, is_ordered): (usize, bool),
     ordinals: &[u32],
 ) -> Result<KeyIndex, DeltaError> {
     let damaged = |reason: &str| DeltaError::Damaged { reason: format!("{} {reason}", run.path) };
@@ -223,28 +316,24 @@ fn decode(
         return Err(damaged("is not what was written"));
     }
     let mut rest = bytes.strip_prefix(MAGIC).ok_or_else(|| damaged("is no run of an index"))?;
-    let entry = if is_ordered { 32 } else { 24 };
+    let entry_bytes = if is_ordered { ORDERED_BYTES } else { PLAIN_BYTES };
     let mut index = KeyIndex::new(is_ordered);
-    for shard in 0..RUN_SHARDS {
+    for shard in 0..shards {
         let (count, after) = rest.split_first_chunk::<8>().ok_or_else(|| damaged("is cut off"))?;
         let count = u64::from_le_bytes(*count) as usize;
-        let length = count.checked_mul(entry).filter(|length| *length <= after.len());
+        let length = count.checked_mul(entry_bytes).filter(|length| *length <= after.len());
         let (entries, after) = after.split_at(length.ok_or_else(|| damaged("is cut off"))?);
-        index.fill(shard, count, entries.chunks_exact(entry).map(|entry| read(entry, ordinals)));
+        let entries = entries.chunks_exact(entry_bytes);
+        index.fill(shard, count, entries.filter_map(|entry| read(entry, ordinals)));
         rest = after;
     }
     Ok(index)
 }
 
-fn read(entry: &[u8], ordinals: &[u32]) -> (u128, Slot) {
-    let word = |at: usize| {
-        let mut bytes = [0; 8];
-        bytes.copy_from_slice(&entry[at..at + 8]);
-        u64::from_le_bytes(bytes)
-    };
-    let hash = u128::from(word(8)) << 64 | u128::from(word(0));
-    let place = word(16);
-    let file = ordinals.get((place & 0xFFFF_FFFF) as usize).copied().unwrap_or(u32::MAX);
-    let sequence = if entry.len() == 32 { word(24) } else { 0 };
-    (hash, Slot { place: (file, (place >> 32) as u32), sequence })
+fn read(entry: &[u8], ordinals: &[u32]) -> Option<(u128, Slot)> {
+    let (hash, value) = entry.split_first_chunk::<16>()?;
+    let Slot { place: (file, row), sequence } =
+        if entry.len() == ORDERED_BYTES { Slot::read(value) } else { Place::read(value).slot() };
+    let file = *ordinals.get(file as usize)?;
+    Some((u128::from_le_bytes(*hash), Slot { place: (file, row), sequence }))
 }

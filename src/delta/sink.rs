@@ -71,6 +71,7 @@ impl DataSink for UpsertSink {
         }
         if next > 0 {
             let staged = table.stage_rows(EpochRows { partitions: vec![batches] }).await?;
+
             let token = token_of(context.session_config().options());
             table.write(&staged, token.as_deref()).await?;
         }

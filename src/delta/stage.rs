@@ -3,6 +3,7 @@
 use super::DeltaError;
 use super::data::{FILE_ROWS_MAX, write_file};
 use super::rules::TableRules;
+use super::upload::Upload;
 use crate::key::{Entry, KeyHasher, KeyTable};
 use crate::store::Location;
 use crate::types::POSITION_COLUMN;
@@ -32,6 +33,7 @@ pub(super) struct StagedFile {
     pub(super) rows: RecordBatch,
     /// The key of each row, hashed.
     pub(super) hashes: Vec<u128>,
+    pub(super) upload: Upload,
 }
 
 /// What a table must know of its rows to write them.

@@ -6,7 +6,9 @@ use super::index::KeyIndex;
 use super::log::{DeltaLog, property, table_id};
 use super::memory::{Memory, STATE_DOMAIN};
 use super::patch::Owed;
+use super::rewrite::Rewrite;
 use super::rules::{OPTIONS, TableRules, canonical, option_differences};
+use super::saved::Saving;
 use super::schema::{HASH_KEY, INPUT, PRIMARY_KEY, differences, from_kernel, normalise, to_kernel};
 use super::stage::RowShape;
 use crate::key::KeyHasher;
@@ -44,6 +46,9 @@ pub struct DeltaSettings {
     pub compact_files_min: u64,
     /// Keys from which on the key index is saved: with fewer, reading the table is as fast.
     pub index_keys_min: usize,
+    /// Most bytes of memory that the key index takes; what is more is kept on local disk, in the
+    /// folder for temporary files. The filters of what is there always stay: 1.5 bytes a key.
+    pub index_bytes_max: usize,
     /// How long old versions can be read; zero never deletes anything.
     pub retention: Duration,
 }
@@ -55,6 +60,7 @@ impl Default for DeltaSettings {
             compact_rows_min: 262_144,
             compact_files_min: 16,
             index_keys_min: 100_000,
+            index_bytes_max: 4 << 30,
             retention: Duration::from_hours(48),
         }
     }
@@ -96,8 +102,12 @@ pub(super) struct Writer {
     pub(super) owed: Owed,
     /// Keys changed since the index was last saved.
     pub(super) changed: u64,
+    /// A save of the index that goes on beside commits.
+    pub(super) saving: Option<Saving>,
     /// Adds and removes since the last checkpoint of this process.
     pub(super) actions: u64,
+    /// A table compaction that goes on beside commits.
+    pub(super) rewrite: Option<Rewrite>,
     pub(super) vacuum: Option<SpawnedTask<()>>,
     /// When the last vacuum began, or the table was opened.
     pub(super) vacuumed: Duration,
@@ -164,7 +174,9 @@ impl DeltaTable {
             memory: None,
             owed: Owed::new(),
             changed: 0,
+            saving: None,
             actions: 0,
+            rewrite: None,
             vacuum: None,
             vacuumed: clock.monotonic(),
             listed: clock.monotonic(),
@@ -281,6 +293,7 @@ impl DeltaTable {
             }
             let adds = self.log.files(Arc::clone(&head)).await?;
             let files = writer.files.next(&self.location, &adds).await?;
+            writer.saving = None;
             let old = std::mem::replace(&mut writer.files, files);
             // After a commit whose fate was not seen the index may hold what was never true.
             let known = writer.index.take().filter(|_| !writer.is_unknown);
@@ -325,6 +338,7 @@ impl DeltaTable {
         }
         if writer.index.is_none() {
             let mut owed = Owed::new();
+            writer.saving = None;
             let (version, id) = (writer.snapshot.version(), table_id(&writer.snapshot));
             let saved = self.load_index(&writer.files, version, &id, &mut owed).await;
             let index = match saved {
@@ -332,7 +346,8 @@ impl DeltaTable {
                 None => {
                     writer.changed = u64::MAX / 2; // it was not saved, or cannot be read
                     let files = &writer.files;
-                    KeyIndex::build(&self.location, files, &self.shape, &mut owed).await?
+                    let most = self.settings.index_bytes_max;
+                    KeyIndex::build(&self.location, files, &self.shape, most, &mut owed).await?
                 }
             };
             let bytes = index.allocated_bytes();

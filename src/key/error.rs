@@ -25,6 +25,14 @@ pub enum KeyError {
         /// The type that came.
         found: DataType,
     },
+    /// Keys that left memory cannot be written or read.
+    #[error("keys cannot be kept on local disk, in {folder}")]
+    Disk {
+        /// Where they are.
+        folder: String,
+        /// What the disk said.
+        source: std::io::Error,
+    },
     /// Arrow could not unpack a column.
     #[error("key column cannot be read")]
     Arrow(#[from] ArrowError),
@@ -36,6 +44,7 @@ impl KeyError {
     pub const fn kind(&self) -> ErrorKind {
         match self {
             Self::Type { .. } => ErrorKind::Invalid,
+            Self::Disk { .. } => ErrorKind::Unavailable,
             Self::Mismatch { .. } | Self::Arrow(_) => ErrorKind::Internal,
         }
     }

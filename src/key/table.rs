@@ -179,6 +179,14 @@ impl<V: Copy + Default> KeyTable<V> {
         self.slots.get(index).filter(|slot| slot.key() == key).map(|slot| &slot.value)
     }
 
+    /// The value of `hash`, to be changed.
+    #[must_use]
+    pub fn get_mut(&mut self, hash: u128) -> Option<&mut V> {
+        let key = split(hash);
+        let index = self.search(key);
+        self.slots.get_mut(index).filter(|slot| slot.key() == key).map(|slot| &mut slot.value)
+    }
+
     /// Reads the slots where a search for `hash` begins, so that they are in the cache; calling this
     /// for some hashes, one right after the other, before searching them lets their cache misses
     /// overlap.

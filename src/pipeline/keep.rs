@@ -3,11 +3,11 @@
 use super::PipelineError;
 use crate::commit::{MANIFEST_FORMAT, Manifest, ManifestRef};
 use crate::state::EncodedState;
-use crate::store::{WholeError, read_whole, sha256_of};
+use crate::store::{WholeError, read_whole, sha256_of, unread};
 use crate::types::StateFile;
 use bytes::Bytes;
+use object_store::ObjectStore;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
 
 /// Reads the manifest that `named` names.
 pub(super) async fn read_manifest(
@@ -80,13 +80,14 @@ async fn read(store: &dyn ObjectStore, path: &str, sha256: &str) -> Result<Bytes
 }
 
 async fn write(store: &dyn ObjectStore, path: &str, bytes: Bytes) -> Result<(), PipelineError> {
-    let put = store.put(&Path::from(path), bytes.into()).await;
+    let put = store.put_opts(&Path::from(path), bytes.into(), unread()).await;
     put.map(|_| ()).map_err(|cause| PipelineError::Store { path: path.to_owned(), cause })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use object_store::ObjectStoreExt;
     use object_store::memory::InMemory;
 
     #[tokio::test]

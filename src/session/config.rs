@@ -18,7 +18,7 @@ type Number = (&'static str, u64, &'static str);
 
 const TOKEN_BYTES_MAX: usize = 256;
 
-const NUMBERS: [Number; 9] = [
+const NUMBERS: [Number; 10] = [
     ("epoch_rows_max", 1, "Most rows one epoch reads from all sources together"),
     ("epoch_bytes_max", 1, "Most bytes of decoded rows one epoch reads"),
     ("epoch_time_max_ms", 0, "Longest time in milliseconds an epoch collects rows"),
@@ -27,6 +27,7 @@ const NUMBERS: [Number; 9] = [
     ("compact_rows_min", 0, "Rows below which a data file is small; 0 never compacts"),
     ("compact_files_min", 2, "Small or half-masked files that make a compaction worth its while"),
     ("checkpoint_interval", 1, "Commits between two Delta checkpoints"),
+    ("index_bytes_max", 1 << 20, "Most bytes of memory the key index of one table may take"),
     ("retention_hours", 0, "Hours for which old versions can be read: 24 or more, or 0 for ever"),
 ];
 
@@ -36,6 +37,7 @@ impl OnefoldOptions {
             checkpoint_interval: self.settings.checkpoint_interval,
             compact_rows_min: self.settings.compact_rows_min,
             compact_files_min: self.settings.compact_files_min,
+            index_bytes_max: usize::try_from(self.settings.index_bytes_max).unwrap_or(usize::MAX),
             retention: Duration::from_hours(self.settings.retention_hours),
             ..DeltaSettings::default()
         }
@@ -52,6 +54,7 @@ impl OnefoldOptions {
             "compact_rows_min" => &mut settings.compact_rows_min,
             "compact_files_min" => &mut settings.compact_files_min,
             "checkpoint_interval" => &mut settings.checkpoint_interval,
+            "index_bytes_max" => &mut settings.index_bytes_max,
             "retention_hours" => &mut settings.retention_hours,
             _ => return None,
         })

@@ -25,7 +25,7 @@ mod parquet;
 mod probe;
 mod whole;
 
-pub use durable::DurableLocal;
+pub use durable::{DurableLocal, unread};
 pub use error::StoreError;
 pub use location::{Location, is_store_option, open_location};
 pub use parquet::ParquetObject;

@@ -46,6 +46,11 @@ pub struct Settings {
     /// earlier when commits touch many files.
     pub checkpoint_interval: u64,
 
+    /// Most bytes of memory the key index of one table may take. Default 4 GiB; at least 1 MiB. What
+    /// is more is kept on local disk, in the folder for temporary files, and costs a read of that
+    /// disk when it is changed; 1.5 bytes for each such key stay in memory.
+    pub index_bytes_max: u64,
+
     /// Hours for which old versions of a table can be read and restored; what only older ones name
     /// is deleted once an hour, by whoever writes the table. Default 48; at least 24, or 0, which
     /// deletes nothing.
@@ -65,6 +70,7 @@ impl Default for Settings {
             compact_rows_min: 262_144,
             compact_files_min: 16,
             checkpoint_interval: 100,
+            index_bytes_max: 4 << 30,
             retention_hours: 48,
         }
     }

@@ -4,6 +4,7 @@ use super::node::Verb;
 use super::pinned::Pin;
 use crate::delta::DeltaError;
 use crate::delta::apply::{StagedRows, Written, busy, token_of};
+use crate::delta::compact::Pace;
 use crate::delta::ledger::RACES_MAX;
 use crate::delta::log::Change;
 use crate::delta::table::DeltaTable;
@@ -129,7 +130,7 @@ async fn run(
     for _ in 0..RACES_MAX {
         let change = Change { token: token.clone(), ..Change::default() };
         if let Some(Written { changed, .. }) = table.apply(&mut writer, &staged, change).await? {
-            table.maintain(&mut writer).await;
+            table.maintain(&mut writer, Pace::Now).await;
             return Ok(if verb == Verb::Truncate { changed.rows_deleted } else { count });
         }
         table.after_lost_race(&mut writer).await?;

@@ -136,8 +136,11 @@ impl RowShape {
             count += u64::from(fate.comes.is_some() || fate.leaves.is_some_and(|(_, gone)| gone));
             match (fate.leaves, fate.comes) {
                 (leaves, Some(row)) => {
-                    let is_there = || index.is_some_and(|index| index.get(hash).is_some());
-                    if fate.must_be_new && leaves.is_none() && is_there() {
+                    let is_there = || match index {
+                        Some(index) => Ok(index.get(hash)?.is_some()),
+                        None => Ok::<_, DeltaError>(false),
+                    };
+                    if fate.must_be_new && leaves.is_none() && is_there()? {
                         return Err(DeltaError::Exists {
                             table: self.table.clone(),
                             row: show(rows, row as usize),

@@ -1,0 +1,225 @@
+//! Table compaction: files become fewer and sorted by key, beside commits, in a commit of its own.
+//!
+//! ```text
+//!   begin    the live rows of some files are read, sorted and written        no lock is held
+//!   commit   rows that were masked meanwhile are masked in the new files     the writer's turn
+//!            too, the index is moved there; if a file is gone, it gives up
+//! ```
+
+use super::DeltaError;
+use super::data::{read_file, write_files};
+use super::files::LiveFile;
+use super::log::Change;
+use super::slot::Place;
+use super::stage::{RowShape, StagedFile, join, key_columns, threads};
+use super::table::{DeltaTable, Writer};
+use crate::store::Location;
+use arrow::array::UInt32Array;
+use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch};
+use arrow::record_batch::RecordBatch;
+use datafusion::common::runtime::SpawnedTask;
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use roaring::RoaringTreemap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+/// Files read side by side.
+const READS: usize = 8;
+
+/// A compaction that goes on; dropping it gives it up.
+#[derive(Debug)]
+pub(super) struct Rewrite {
+    task: SpawnedTask<Result<Rewritten, DeltaError>>,
+    ended: Option<Result<Rewritten, DeltaError>>,
+}
+
+/// New files, and where their rows were.
+#[derive(Debug)]
+pub(super) struct Rewritten {
+    inputs: Vec<Arc<LiveFile>>,
+    adds: Vec<Arc<StagedFile>>,
+    /// By file.
+    origins: Vec<Vec<Place>>,
+}
+
+impl Rewrite {
+    /// Whether `done` returns at once.
+    pub(super) fn is_done(&mut self) -> bool {
+        if self.ended.is_none() {
+            let ended = (&mut self.task).now_or_never();
+            self.ended = ended.map(|ended| match ended {
+                Ok(ended) => ended,
+                Err(error) => Err(DeltaError::Task(Box::new(error))),
+            });
+        }
+        self.ended.is_some()
+    }
+
+    /// Waits for it.
+    pub(super) async fn done(self) -> Result<Rewritten, DeltaError> {
+        match self.ended {
+            Some(ended) => ended,
+            None => join(self.task).await,
+        }
+    }
+}
+
+impl DeltaTable {
+    /// Begins to rewrite `inputs`; nothing if there are none.
+    pub(super) fn begin_rewrite(&self, inputs: Vec<Arc<LiveFile>>) -> Option<Rewrite> {
+        if inputs.is_empty() {
+            return None;
+        }
+        let (location, shape) = (self.location.clone(), self.shape.clone());
+        let now_ms = self.clock.now_us() / 1_000;
+        let task = SpawnedTask::spawn(async move {
+            rewrite(&location, &shape, inputs, now_ms).await // nobody waits, and no lock is held
+        });
+        Some(Rewrite { task, ended: None })
+    }
+
+    /// Commits new files in the place of old ones; returns how many there are then, or `None` if it
+    /// gave up: after a lost race, or because rows of the old files came back or are gone.
+    pub(super) async fn commit_rewrite(
+        &self,
+        writer: &mut Writer,
+        rewritten: Rewritten,
+    ) -> Result<Option<u64>, DeltaError> {
+        let Rewritten { inputs, adds, origins } = rewritten;
+        let Some((removes, dead)) = changed_since(writer, &inputs) else {
+            tracing::debug!(table = self.name(), "files changed: table compaction gave up");
+            return Ok(None);
+        };
+        let marks = marks_in(&origins, &dead);
+        let is_gone = |(file, rows): (usize, &RoaringTreemap)| {
+            rows.len() == adds[file].rows.num_rows() as u64
+        };
+        if marks.iter().map(|(file, rows)| (*file, rows)).any(is_gone) {
+            return Ok(None); // all of a new file: that is another compaction
+        }
+        let first = writer.files.next_ordinal();
+        let (files, rows) = (inputs.len(), origins.iter().map(Vec::len).sum::<usize>());
+        let mut change =
+            Change { is_compaction: true, adds: adds.clone(), removes, ..Change::default() };
+        let vectors = self.mask_adds(marks, &mut change)?;
+        if !self.send(writer, change, &vectors).await? {
+            tracing::debug!(table = self.name(), "table compaction lost a race, and gave up");
+            return Ok(None);
+        }
+        let count = adds.len() as u64;
+        writer.changed = writer.changed.saturating_add(rows as u64);
+        if let Some(mut index) = writer.index.take() {
+            let alive = rows as u64 - vectors.values().map(|rows| rows.len()).sum::<u64>();
+            let moved = SpawnedTask::spawn_blocking(move || {
+                let hashes: Vec<&[u128]> = adds.iter().map(|file| file.hashes.as_slice()).collect();
+                let moved = index.relocate_files(&hashes, first, &origins, threads())?;
+                if moved != alive {
+                    let reason = format!("the key index has {moved} of {alive} rows that moved");
+                    return Err(DeltaError::Damaged { reason });
+                }
+                Ok(index)
+            });
+            writer.index = Some(join(moved).await?);
+        }
+        tracing::info!(table = self.name(), files, rows, "table compacted");
+        Ok(Some(count))
+    }
+}
+
+async fn rewrite(
+    location: &Location,
+    shape: &RowShape,
+    inputs: Vec<Arc<LiveFile>>,
+    now_ms: i64,
+) -> Result<Rewritten, DeltaError> {
+    let reads = inputs.iter().map(|file| read_file(location, file, &shape.file));
+    let mut reads = futures::stream::iter(reads.collect::<Vec<_>>()).buffered(READS);
+    let (mut batches, mut places) = (Vec::new(), Vec::new());
+    let mut ordinals = inputs.iter().map(|file| file.ordinal);
+    while let (Some(read), Some(ordinal)) = (reads.try_next().await?, ordinals.next()) {
+        for (batch, rows) in read {
+            places.extend(rows.into_iter().map(|row| (ordinal, row)));
+            batches.push(batch);
+        }
+    }
+    drop(reads);
+    let own = shape.clone();
+    let sorted = SpawnedTask::spawn_blocking(move || {
+        let rows = concat_batches(&own.file, &batches)?;
+        drop(batches);
+        let (rows, places) = sort_by(&rows, &own.primary_key, places)?;
+        let hashes = own.hashes(&rows)?;
+        Ok((rows, places, hashes))
+    });
+    let (rows, places, hashes) = join(sorted).await?;
+    let adds = write_files(location, &rows, &hashes, now_ms).await?;
+    let mut places = places.into_iter();
+    let own = |file: &Arc<StagedFile>| places.by_ref().take(file.rows.num_rows()).collect();
+    let origins = adds.iter().map(own).collect();
+    Ok(Rewritten { inputs, adds, origins })
+}
+
+/// The rows in the order of their keys.
+fn sort_by(
+    rows: &RecordBatch,
+    keys: &[String],
+    places: Vec<Place>,
+) -> Result<(RecordBatch, Vec<Place>), DeltaError> {
+    let mut columns = Vec::with_capacity(keys.len());
+    for values in key_columns(rows, keys)? {
+        columns.push(SortColumn { values, options: None });
+    }
+    let order: UInt32Array = lexsort_to_indices(&columns, None)?;
+    if order.values().is_sorted() {
+        return Ok((rows.clone(), places));
+    }
+    let sorted = order.values().iter().map(|row| places[*row as usize]).collect();
+    Ok((take_record_batch(rows, &order)?, sorted))
+}
+
+/// The files as they are now, and the rows masked since they were read; `None` if one is gone, or
+/// has rows that were not read.
+fn changed_since(
+    writer: &Writer,
+    inputs: &[Arc<LiveFile>],
+) -> Option<(Vec<Arc<LiveFile>>, HashMap<u32, RoaringTreemap>)> {
+    let masked = |file: &LiveFile| file.vector.as_ref().map(|(_, rows)| Arc::clone(rows));
+    let (mut files, mut dead) = (Vec::with_capacity(inputs.len()), HashMap::new());
+    for input in inputs {
+        let file = writer.files.by_path(&input.path)?;
+        if file.ordinal != input.ordinal {
+            return None;
+        }
+        let then = masked(input).unwrap_or_default();
+        let now = masked(file).unwrap_or_default();
+        if !Arc::ptr_eq(&then, &now) {
+            if !then.is_subset(&now) {
+                return None;
+            }
+            dead.insert(file.ordinal, now.as_ref() - then.as_ref());
+        }
+        files.push(Arc::clone(file));
+    }
+    Some((files, dead))
+}
+
+/// The rows of the new files that are dead, by file.
+fn marks_in(
+    origins: &[Vec<Place>],
+    dead: &HashMap<u32, RoaringTreemap>,
+) -> BTreeMap<usize, RoaringTreemap> {
+    let mut marks = BTreeMap::new();
+    if dead.is_empty() {
+        return marks;
+    }
+    let is_dead =
+        |(file, row): &Place| dead.get(file).is_some_and(|rows| rows.contains(u64::from(*row)));
+    for (file, places) in origins.iter().enumerate() {
+        let rows = (0..).zip(places).filter(|(_, place)| is_dead(place)).map(|(row, _)| row);
+        let rows: RoaringTreemap = rows.collect();
+        if !rows.is_empty() {
+            marks.insert(file, rows);
+        }
+    }
+    marks
+}

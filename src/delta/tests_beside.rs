@@ -1,0 +1,145 @@
+//! What goes on beside commits: table compaction, saves of the index, and its move to disk.
+
+use super::DeltaSettings;
+use super::compact::Pace;
+use super::patch::Owed;
+use super::tests::{Model, Run, index_is_what_a_scan_finds, memory, open, scan, settings};
+use super::{DeltaTable, foreign};
+use crate::commit::Ledger;
+use std::sync::Arc;
+
+/// Keys 0 to 100 in two files, and a compaction of both that was begun.
+async fn begun(table: &Arc<DeltaTable>) -> Run {
+    let mut run = Run::start(table, "p").await;
+    run.epoch(&rows(50..100, 0)).await;
+    run.epoch(&rows(0..50, 0)).await;
+    begin(table).await;
+    run
+}
+
+async fn begin(table: &Arc<DeltaTable>) {
+    let mut writer = table.writer.lock().await;
+    let files = writer.files.iter().cloned().collect();
+    writer.rewrite = table.begin_rewrite(files);
+}
+
+async fn end(table: &Arc<DeltaTable>) {
+    let mut writer = table.writer.lock().await;
+    table.catch_up(&mut writer).await.unwrap();
+    table.prepare(&mut writer).await.unwrap();
+    table.end_rewrite(&mut writer).await;
+}
+
+fn rows(keys: std::ops::Range<i64>, value: i64) -> Vec<(i64, i64)> {
+    keys.map(|key| (key, value + key)).collect()
+}
+
+/// Never compacts by itself.
+fn quiet() -> DeltaSettings {
+    DeltaSettings { compact_rows_min: 0, index_keys_min: 1, ..settings() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_changed_while_files_are_compacted_are_masked_in_the_new_file() {
+    let location = memory();
+    let table = open(&location, quiet()).await.unwrap();
+    let mut run = begun(&table).await;
+    run.epoch(&rows(40..60, 1_000)).await;
+    foreign::delete(&location, 0..5).await;
+    end(&table).await;
+    let mut model: Model = rows(5..100, 0).into_iter().collect();
+    model.extend(rows(40..60, 1_000));
+    assert_eq!(scan(&table).await, model);
+    index_is_what_a_scan_finds(&table).await;
+    let again = open(&location, quiet()).await.unwrap();
+    assert_eq!(scan(&again).await, model);
+    let mut files: Vec<_> =
+        again.view().files.iter().map(|file| (file.rows, file.masked_rows())).collect();
+    files.sort_unstable();
+    assert_eq!(files, [(20, 0), (100, 25)], "what was masked before is not in the new file");
+    run.epoch(&rows(0..100, 7)).await;
+    assert_eq!(scan(&table).await, rows(0..100, 7).into_iter().collect());
+    index_is_what_a_scan_finds(&table).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_compaction_whose_files_are_gone_or_got_rows_back_gives_up() {
+    let location = memory();
+    let table = open(&location, quiet()).await.unwrap();
+    let mut run = begun(&table).await;
+    foreign::compact(&location).await;
+    end(&table).await;
+    assert_eq!(scan(&table).await, rows(0..100, 0).into_iter().collect());
+    index_is_what_a_scan_finds(&table).await;
+
+    let before = table.version();
+    run.epoch(&rows(0..10, 500)).await;
+    begin(&table).await;
+    let restored = crate::commit::Restoration { version: before, pipelines: Vec::new() };
+    drop(table.restore_rows(restored).await);
+    end(&table).await;
+    index_is_what_a_scan_finds(&table).await;
+
+    begin(&table).await;
+    run = Run::start(&table, "p").await;
+    run.epoch(&rows(0..100, 3)).await; // nothing of the old files is left
+    end(&table).await;
+    assert_eq!(scan(&table).await, rows(0..100, 3).into_iter().collect());
+    index_is_what_a_scan_finds(&table).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_saved_a_run_after_each_commit_leads_to_the_table() {
+    let location = memory();
+    let own = DeltaSettings { compact_files_min: 3, ..quiet() };
+    let table = open(&location, own).await.unwrap();
+    let mut run = Run::start(&table, "p").await;
+    for epoch in 0..40 {
+        run.epoch(&rows(epoch * 3..epoch * 3 + 40, epoch * 1_000)).await;
+        foreign::delete(&location, epoch..epoch + 1).await;
+    }
+    for epoch in 40..60 {
+        run.epoch(&rows(epoch * 3..epoch * 3 + 40, epoch * 1_000)).await;
+    }
+    let heads = table.saved_heads().await.unwrap();
+    assert!(!heads.is_empty() && heads[0].0 + 4 < table.version(), "{heads:?}");
+    let again = open(&location, own).await.unwrap();
+    let (files, version) = {
+        let writer = again.writer.lock().await;
+        (writer.files.clone(), writer.snapshot.version())
+    };
+    let id = super::log::table_id(&again.writer.lock().await.snapshot);
+    let mut owed = Owed::new();
+    let index = again.load_index(&files, version, &id, &mut owed).await.expect("it fits");
+    assert_eq!((index.len() as u64, owed.len()), (again.rows(), 0));
+    again.writer.lock().await.index = Some(index);
+    index_is_what_a_scan_finds(&again).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_larger_than_its_budget_is_on_disk_and_gives_the_same_table() {
+    let location = memory();
+    let own = DeltaSettings { index_bytes_max: 160 << 10, compact_files_min: 3, ..settings() };
+    let table = open(&location, own).await.unwrap();
+    let mut run = Run::start(&table, "p").await;
+    let mut model = Model::new();
+    for epoch in 0..12 {
+        let changed = rows(epoch * 2_000..epoch * 2_000 + 5_000, epoch * 100_000);
+        run.epoch(&changed).await;
+        model.extend(changed);
+        let writer = table.writer.lock().await;
+        let index = writer.index.as_ref().unwrap();
+        assert!(index.allocated_bytes() <= 160 << 10, "{}", index.allocated_bytes());
+        assert!(epoch == 0 || index.has_cold());
+    }
+    assert_eq!(scan(&table).await, model);
+    index_is_what_a_scan_finds(&table).await;
+    table.maintain(&mut *table.writer.lock().await, Pace::Now).await;
+    table.rest().await;
+    let again = open(&location, own).await.unwrap();
+    let mut run = Run::start(&again, "p").await;
+    assert!(again.writer.lock().await.index.as_ref().unwrap().has_cold(), "also when it is loaded");
+    run.epoch(&rows(0..27_000, 9)).await;
+    assert_eq!(scan(&again).await, rows(0..27_000, 9).into_iter().collect());
+    index_is_what_a_scan_finds(&again).await;
+}
