@@ -30,9 +30,11 @@
 
 mod actions;
 mod alter;
+mod alter_checks;
 mod apply;
 mod batch;
 mod changes;
+mod checks;
 mod committer;
 mod compact;
 mod data;
@@ -47,6 +49,7 @@ mod ledger;
 mod log;
 mod lookup;
 mod memory;
+mod metadata;
 mod patch;
 mod provider;
 mod prune;
@@ -67,8 +70,10 @@ mod vectors;
 mod wanted;
 
 pub use alter::SchemaChange;
+pub use alter_checks::CheckChange;
 pub use batch::WriteReport;
 pub use changes::CHANGE_TYPE;
+pub use checks::CheckDefinition;
 pub use dml::{DmlExtensionPlanner, LowerDml};
 pub use error::DeltaError;
 pub use table::{DeltaSettings, DeltaTable, TableDefinition};

@@ -31,6 +31,11 @@ impl DeltaTable {
             self.catch_up(&mut writer).await?;
             self.prepare(&mut writer).await?;
             self.refuse_moved(&writer, &asked).await?;
+            let is_back = |file: &&Arc<LiveFile>| {
+                let known = writer.files.by_path(&file.path);
+                !known.is_some_and(|known| is_same_vector(known, file))
+            };
+            self.judge(then.files.iter().filter(is_back), &self.shape.checks).await?;
             let next = writer.snapshot.version() + 1;
             let mut change = Change { operation: Some("RESTORE"), ..Change::default() };
             change.raw = self.difference(&writer.files, &then.files);

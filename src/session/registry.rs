@@ -60,7 +60,8 @@ impl Registry {
         locked(&self.names).insert(name.to_owned(), Arc::clone(table));
     }
 
-    /// Puts the table as it is now in the place of the one it was.
+    /// Puts the table as it is now in the place of the one it was; for pipelines too, if it has the
+    /// columns that they were planned for.
     pub(super) fn replace_table(&self, name: &str, table: &Arc<DeltaTable>) {
         let url = table.location().url.to_string();
         for known in locked(&self.names).values_mut() {
@@ -69,7 +70,13 @@ impl Registry {
             }
         }
         locked(&self.names).insert(name.to_owned(), Arc::clone(table));
-        locked(&self.tables).insert(url, Arc::clone(table));
+        let old = locked(&self.tables).insert(url.clone(), Arc::clone(table));
+        if !old.is_some_and(|old| has_same_columns(&old, table)) {
+            return;
+        }
+        for pipeline in locked(&self.pipelines).iter_mut().filter(|own| own.location() == url) {
+            *pipeline = pipeline.for_table(table);
+        }
     }
 
     /// All pipelines, in the order of their INSERTs.
@@ -83,6 +90,11 @@ impl Registry {
         all.retain(|known| known.id() != pipeline.id() || known.table() != pipeline.table());
         all.push(pipeline);
     }
+}
+
+fn has_same_columns(one: &DeltaTable, two: &DeltaTable) -> bool {
+    let (one, two) = (one.columns(), two.columns());
+    one.fields().iter().map(|own| own.name()).eq(two.fields().iter().map(|own| own.name()))
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
