@@ -41,13 +41,9 @@ impl DeltaTable {
         settings: DeltaSettings,
     ) -> Result<Arc<Self>, DeltaError> {
         let (next, new) = self.changed_checks(changes)?;
-        let kept = match next.is_empty() {
-            true => None,
-            false => Some(
-                serde_json::to_string(&next.to_property())
-                    .map_err(|error| DeltaError::Damaged { reason: error.to_string() })?,
-            ),
-        };
+        let kept = serde_json::to_string(&next.to_property())
+            .map_err(|error| DeltaError::Damaged { reason: error.to_string() })?;
+        let kept = (!next.is_empty()).then_some(kept);
         let mut writer = self.writer.lock().await;
         for _ in 0..RACES_MAX {
             self.catch_up(&mut writer).await?;

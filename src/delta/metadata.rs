@@ -47,7 +47,7 @@ pub(super) fn with_property(
             None => properties.remove(name),
         };
     }
-    Ok(line(metadata))
+    Ok(line(&metadata))
 }
 
 fn metadata_of(snapshot: &SnapshotRef) -> Result<Value, DeltaError> {
@@ -61,6 +61,6 @@ fn metadata_of(snapshot: &SnapshotRef) -> Result<Value, DeltaError> {
     Ok(metadata)
 }
 
-fn line(metadata: Value) -> String {
+fn line(metadata: &Value) -> String {
     json!({ "metaData": metadata }).to_string()
 }
