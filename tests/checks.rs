@@ -130,8 +130,11 @@ async fn conditions_come_and_go_and_rows_that_are_there_are_judged_first() {
         (add, "the row of key {k: 2} has {n: -2}, and constraint positive is CHECK (n > 0)"),
         ("ALTER TABLE t ADD CONSTRAINT p CHECK (n)", "it is Int64, and a condition is BOOLEAN"),
         ("ALTER TABLE t DROP CONSTRAINT positive", "there is no constraint positive"),
-        ("ALTER TABLE t ADD CHECK (k > 0), ADD COLUMN w BIGINT", "columns or constraints"),
-        ("ALTER TABLE t ADD CONSTRAINT u UNIQUE (n)", "ADD CONSTRAINT u UNIQUE (n): only"),
+        ("ALTER TABLE t ADD CHECK (k > 0), ADD COLUMN w BIGINT", "their types or constraints"),
+        (
+            "ALTER TABLE t ADD CONSTRAINT u UNIQUE (n)",
+            "ADD CONSTRAINT u UNIQUE (n): an upsert table knows",
+        ),
     ] {
         let error = refusal(&context, statement).await;
         assert!(error.contains(said), "{statement}: {error}");

@@ -14,3 +14,4 @@ mod slt;
 mod support;
 mod tidy;
 mod upkeep;
+mod widen;

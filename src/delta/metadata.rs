@@ -1,6 +1,8 @@
 //! What the log says of a table as a whole: its schema and its properties.
 
 use super::DeltaError;
+use super::schema::kernel_field;
+use arrow::datatypes::Schema;
 use delta_kernel::snapshot::SnapshotRef;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -47,6 +49,25 @@ pub(super) fn with_property(
             None => properties.remove(name),
         };
     }
+    Ok(line(&metadata))
+}
+
+/// The action, as a line of JSON, that gives the columns of the table of `snapshot` the types of
+/// `schema`, and leaves all else that is said of them.
+pub(super) fn with_types(snapshot: &SnapshotRef, schema: &Schema) -> Result<String, DeltaError> {
+    let damaged = |reason: String| DeltaError::Damaged { reason };
+    let unread = |error: serde_json::Error| damaged(format!("the schema is no JSON: {error}"));
+    let mut metadata = metadata_of(snapshot)?;
+    let text = metadata["schemaString"].as_str().unwrap_or_default();
+    let mut columns: Value = serde_json::from_str(text).map_err(unread)?;
+    for own in schema.fields() {
+        let fields = columns["fields"].as_array_mut().into_iter().flatten();
+        let named = fields.into_iter().find(|field| field["name"] == own.name().as_str());
+        let named = named.ok_or_else(|| damaged(format!("the schema has no {}", own.name())))?;
+        let described = serde_json::to_value(kernel_field(own)?).map_err(unread)?;
+        named["type"] = described["type"].clone();
+    }
+    metadata["schemaString"] = columns.to_string().into();
     Ok(line(&metadata))
 }
 

@@ -68,6 +68,7 @@ mod travel;
 mod vacuum;
 mod vectors;
 mod wanted;
+mod widen;
 
 pub use alter::SchemaChange;
 pub use alter_checks::CheckChange;

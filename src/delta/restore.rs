@@ -22,6 +22,7 @@ impl DeltaTable {
     /// Commits a restore; returns its version.
     pub(super) async fn restore_rows(&self, asked: Restoration) -> Result<u64, DeltaError> {
         let version = self.version_at(TableTime::Version(asked.version)).await?;
+        self.refuse_other_types(version).await?;
         let then = self.view_at(version).await?;
         let domains = self.log.domains(&self.log.at(version).await?).await?;
         let state = domains.iter().find(|(domain, _)| domain == STATE_DOMAIN);
@@ -108,7 +109,8 @@ impl DeltaTable {
     }
 }
 
-fn is_same_vector(one: &LiveFile, two: &LiveFile) -> bool {
+/// Whether both mask the same rows.
+pub(super) fn is_same_vector(one: &LiveFile, two: &LiveFile) -> bool {
     let vector = |file: &LiveFile| file.vector.as_ref().map(|(descriptor, _)| descriptor.clone());
     vector(one) == vector(two)
 }

@@ -76,7 +76,7 @@ pub struct DeltaTable {
     /// What the log said of it when it was opened.
     words: TableWords,
     /// As they were declared.
-    options: BTreeMap<String, String>,
+    pub(super) options: BTreeMap<String, String>,
     pub(super) writer: tokio::sync::Mutex<Writer>,
     view: RwLock<Arc<TableView>>,
     /// For the sink of a plan, which may outlive the statement.

@@ -3,6 +3,7 @@
 //! ```text
 //!   ADD COLUMN c type              rows that are there have NULL
 //!   ALTER COLUMN c DROP NOT NULL
+//!   ALTER COLUMN c TYPE type       a wider one; all files are written again
 //!   ADD CONSTRAINT n CHECK (..)    rows that are there are judged first
 //!   DROP CONSTRAINT n
 //!   anything else                  refused, with the reason
@@ -39,6 +40,8 @@ pub(super) fn as_alter(statement: &Statement) -> Option<&AlterTable> {
 enum Asked {
     Columns(SchemaChange),
     Checks(CheckChange),
+    /// The column in its new type.
+    Type(Field),
 }
 
 /// Changes an upsert table, in one commit. Pipelines that write into it stop with a conflict; one
@@ -52,21 +55,24 @@ pub(super) async fn alter(
     let Some(table) = registry.table_named(&name) else {
         return Err(refused(&name, "ALTER TABLE is for upsert tables of this session").into());
     };
-    let (mut columns, mut checks) = (Vec::new(), Vec::new());
+    let (mut columns, mut checks, mut types) = (Vec::new(), Vec::new(), Vec::new());
     for operation in &statement.operations {
         match change(context, &table, operation).await? {
             Some(Asked::Columns(own)) => columns.push(own),
             Some(Asked::Checks(own)) => checks.push(own),
+            Some(Asked::Type(own)) => types.push(own),
             None => {}
         }
     }
     let settings = options_of(&context.state()).delta();
-    let next = match (columns.is_empty(), checks.is_empty()) {
-        (true, true) => return Ok(()),
-        (false, true) => table.alter(columns, settings).await?,
-        (true, false) => table.alter_checks(&checks, settings).await?,
-        (false, false) => {
-            let reason = "one ALTER TABLE changes columns or constraints; write two";
+    let next = match (columns.is_empty(), checks.is_empty(), types.is_empty()) {
+        (true, true, true) => return Ok(()),
+        (false, true, true) => table.alter(columns, settings).await?,
+        (true, false, true) => table.alter_checks(&checks, settings).await?,
+        (true, true, false) => table.widen(&types, settings).await?,
+        _ => {
+            let reason =
+                "one ALTER TABLE changes columns, their types or constraints; write one for each";
             return Err(refused(&name, reason).into());
         }
     };
@@ -99,6 +105,13 @@ async fn change(
         AlterTableOperation::AlterColumn { column_name, op: AlterColumnOperation::DropNotNull } => {
             Asked::Columns(SchemaChange::DropNotNull(column_name.value.clone()))
         }
+        AlterTableOperation::AlterColumn {
+            column_name,
+            op: AlterColumnOperation::SetDataType { data_type, using: None, .. },
+        } => {
+            let typed = column(context, name, &format!("{column_name} {data_type}")).await?;
+            Asked::Type(typed)
+        }
         AlterTableOperation::AddConstraint {
             constraint: TableConstraint::Check(check),
             not_valid: false,
@@ -108,9 +121,9 @@ async fn change(
         }
         other => {
             let reason = format!(
-                "{other}: only ADD COLUMN, ALTER COLUMN ... DROP NOT NULL, ADD CONSTRAINT ... CHECK \
-                 and DROP CONSTRAINT change a table without rewriting it; for anything else write \
-                 its rows into a new one"
+                "{other}: an upsert table knows ADD COLUMN, ALTER COLUMN ... DROP NOT NULL, ALTER \
+                 COLUMN ... TYPE, ADD CONSTRAINT ... CHECK and DROP CONSTRAINT; for anything else \
+                 write its rows into a new one"
             );
             return Err(refused(name, &reason).into());
         }

@@ -3,6 +3,7 @@
 use super::PipelineHandle;
 use crate::delta::DeltaTable;
 use crate::types::{Clock, Entropy, SystemClock, SystemEntropy};
+use arrow::datatypes::Field;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -92,9 +93,11 @@ impl Registry {
     }
 }
 
+/// Whether a plan for the one fits the other: names and types are the same.
 fn has_same_columns(one: &DeltaTable, two: &DeltaTable) -> bool {
     let (one, two) = (one.columns(), two.columns());
-    one.fields().iter().map(|own| own.name()).eq(two.fields().iter().map(|own| own.name()))
+    let typed = |own: &Arc<Field>| (own.name().clone(), own.data_type().clone());
+    one.fields().iter().map(typed).eq(two.fields().iter().map(typed))
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
