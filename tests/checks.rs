@@ -238,6 +238,11 @@ async fn a_pipeline_stops_at_a_violation_and_goes_on_from_there_without_the_cond
         assert_eq!((status.epochs, status.rows_inserted), (2, 20), "{options}: {status:?}");
         let found = rows(&context, "SELECT count(*), min(n), sum(n) FROM c").await;
         assert_eq!(found, [format!("40 -1 {}", 40 * 39 / 2 - 25 - 1)]);
+        let version = context.table_version("c").unwrap() + 1;
+        foreign_constraint(&store, "c", version).await;
+        let error = open().await.pipeline("c").unwrap().run_until_idle().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(error.to_string().contains("another engine set delta.constraints.Even"), "{error}");
     }
 }
 
@@ -247,7 +252,7 @@ async fn conditions_of_another_engine_are_never_ignored() {
     let context = world.session();
     run(&context, TABLE).await.unwrap();
     run(&context, "INSERT INTO t VALUES (1, 10, 'a')").await.unwrap();
-    foreign_constraint(&world.store, version(&context) + 1).await;
+    foreign_constraint(&world.store, "t", version(&context) + 1).await;
     let again = world.session();
     run(&again, "CREATE EXTERNAL TABLE t STORED AS DELTA LOCATION 'memory:///t'").await.unwrap();
     for (context, statement) in [
@@ -269,9 +274,9 @@ async fn conditions_of_another_engine_are_never_ignored() {
     assert!(error.contains("another engine set delta.constraints.Even"), "{error}");
 }
 
-/// Version `version`, as an engine that knows `delta.constraints` makes it.
-async fn foreign_constraint(store: &Arc<dyn ObjectStore>, version: u64) {
-    let path = |version: u64| format!("t/_delta_log/{version:020}.json");
+/// Version `version` of `table`, as an engine that knows `delta.constraints` makes it.
+async fn foreign_constraint(store: &Arc<dyn ObjectStore>, table: &str, version: u64) {
+    let path = |version: u64| format!("{table}/_delta_log/{version:020}.json");
     let first = store.get(&path(0).as_str().into()).await.unwrap().bytes().await.unwrap();
     let mut lines = vec![serde_json::json!({ "commitInfo": {
         "timestamp": 4_102_444_800_000_u64, "inCommitTimestamp": 4_102_444_800_000_u64,

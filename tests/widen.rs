@@ -6,6 +6,7 @@ use onefold::datafusion::prelude::SessionContext;
 use onefold::object_store::memory::InMemory;
 use onefold::object_store::{ObjectStore, ObjectStoreExt};
 use onefold::prelude::*;
+use onefold::testing::{Fault, FaultyStore};
 use std::sync::Arc;
 
 const TABLE: &str = "CREATE EXTERNAL TABLE t (k INT NOT NULL, a TINYINT, f FLOAT, d DECIMAL(6, 2),
@@ -176,6 +177,46 @@ async fn rules_go_on_over_wider_columns() {
     assert_eq!(rows(&context, "SELECT * FROM p").await, ["1 9999999999 11"]);
     let found = rows(&context, "SELECT * FROM t ORDER BY k").await;
     assert_eq!(found, ["1 1", "3 70000"], "sequences and tombstones are kept");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_is_cut_off_leaves_the_old_table_or_the_new_one() {
+    let open = "CREATE EXTERNAL TABLE t STORED AS DELTA LOCATION 'memory:///t'";
+    let mut outcomes = [0, 0];
+    for fault in [Fault::Lost, Fault::AppliedThenTimeout, Fault::AppliedLate] {
+        for at in 1.. {
+            let mut world = World::new();
+            run(
+                &world.session(),
+                &format!(
+                    "{TABLE}; INSERT INTO t VALUES (1, 1, 1, 1, 1, 'a'), (2, 2, 2, 2, 2, 'b');
+                     INSERT INTO t VALUES (2, 2, 2, 2, 3, 'b'), (3, 3, 3, 3, 3, 'c')"
+                ),
+            )
+            .await
+            .unwrap();
+            let good = Arc::clone(&world.store);
+            let faulty = FaultyStore::cut_off(Arc::clone(&good), at, fault);
+            world.store = Arc::new(faulty.clone());
+            let done = run(&world.session(), &format!("{open}; {ALTER}")).await;
+            faulty.apply_late(u64::MAX).await;
+            world.store = good;
+            let context = world.session();
+            run(&context, open).await.unwrap();
+            let insert = "INSERT INTO t VALUES (3, 3, 3, 3, 4, 'd'), (4, 4, 4, 4, 4, 'd')";
+            run(&context, insert).await.unwrap();
+            let found = rows(&context, "SELECT k, CAST(i AS INT), s FROM t ORDER BY k").await;
+            assert_eq!(found, ["1 1 a", "2 3 b", "3 4 d", "4 4 d"], "{fault:?} at call {at}");
+            let types = rows(&context, "SELECT DISTINCT arrow_typeof(k), arrow_typeof(i) FROM t");
+            let is_new = types.await == ["Int64 Decimal128(14, 2)"];
+            outcomes[usize::from(is_new)] += 1;
+            if done.is_ok() && faulty.calls() < at {
+                assert!(is_new);
+                break;
+            }
+        }
+    }
+    assert!(outcomes.iter().all(|count| *count > 10), "{outcomes:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

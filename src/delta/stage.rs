@@ -148,12 +148,21 @@ impl RowShape {
         if self.checks.is_empty() {
             return Ok(kept);
         }
-        let shape = self.clone();
-        join(SpawnedTask::spawn_blocking(move || {
-            kept.iter().try_for_each(|own| shape.refuse_violations(&own.rows))?;
-            Ok(kept)
-        }))
-        .await
+        let tasks: Vec<_> = kept
+            .into_iter()
+            .map(|own| {
+                let shape = self.clone();
+                SpawnedTask::spawn_blocking(move || {
+                    shape.refuse_violations(&own.rows)?;
+                    Ok(own)
+                })
+            })
+            .collect();
+        let mut checked = Vec::with_capacity(tasks.len());
+        for task in tasks {
+            checked.push(join(task).await?);
+        }
+        Ok(checked)
     }
 
     /// The hash of each row's key.

@@ -263,6 +263,35 @@ mod tests {
         assert_eq!((done.rows_updated, done.rows_inserted), (1, 1));
     }
 
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_writer_that_commits_meanwhile_loses_no_row_and_is_then_told() {
+        let location = Location::from_store("memory:///t", Arc::new(InMemory::new())).unwrap();
+        let quiet = DeltaSettings { compact_rows_min: 0, ..settings() };
+        let (one, two) =
+            (open(&location, quiet).await.unwrap(), open(&location, quiet).await.unwrap());
+        let rows = |key: i64| vec![batch(0, &[(key, 0), (key + 1, 1)]).project(&[0, 1]).unwrap()];
+        for key in 0..30 {
+            let _ = one.write_once(rows(key), &format!("before {key}")).await.unwrap();
+        }
+        let writes = async {
+            for key in 30.. {
+                let Err(error) = two.write_once(rows(key), &format!("during {key}")).await else {
+                    continue;
+                };
+                assert!(error.to_string().contains("changed the schema"), "{error}");
+                return key as u64;
+            }
+            unreachable!("the writer is told in the end")
+        };
+        let wider = [Field::new("v", Decimal128(19, 0), true)];
+        let (table, written) = tokio::join!(one.widen(&wider, quiet), writes);
+        let table = table.unwrap();
+        assert_eq!(table.rows(), written + 1, "keys 0 to the last one written");
+        assert!(two.write_once(rows(0), "after").await.is_err(), "it knows the old columns only");
+        let done = table.write_once(rows(written as i64), "last").await.unwrap();
+        assert_eq!((done.rows_updated, done.rows_inserted), (1, 1), "of {written}");
+    }
+
     #[test]
     fn a_type_is_wider_if_it_holds_every_value() {
         for (from, to, expected) in [
