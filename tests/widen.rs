@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 const TABLE: &str = "CREATE EXTERNAL TABLE t (k INT NOT NULL, a TINYINT, f FLOAT, d DECIMAL(6, 2),
     i INT, s VARCHAR, PRIMARY KEY (k)) STORED AS DELTA LOCATION 'memory:///t'";
+const QUERY: &str =
+    "SELECT k, a, CAST(f AS FLOAT), CAST(d AS DECIMAL(6, 2)), CAST(i AS INT), s FROM t";
 const ALTER: &str =
     "ALTER TABLE t ALTER COLUMN k SET DATA TYPE BIGINT, ALTER COLUMN a TYPE SMALLINT,
     ALTER f TYPE DOUBLE, ALTER COLUMN d TYPE DECIMAL(10, 4), ALTER COLUMN i TYPE DECIMAL(14, 2)";
@@ -20,20 +22,9 @@ async fn wider_columns_hold_what_was_there_and_what_comes() {
     let mut world = World::new();
     world.settings.compact_rows_min = 0; // so that files with vectors stay
     let context = world.session();
-    run(&context, TABLE).await.unwrap();
-    run(
-        &context,
-        "INSERT INTO t SELECT value, value - 50, value / 3.0, value / 8.0, -value, 'x'
-           FROM generate_series(0, 99);
-         INSERT INTO t VALUES (5, NULL, 0.1, 1.25, 7, NULL), (100, 1, NULL, NULL, NULL, 'y');
-         DELETE FROM t WHERE k BETWEEN 20 AND 29;
-         INSERT INTO t VALUES (200, 1, 1, 1, 1, 'gone'); DELETE FROM t WHERE k = 200",
-    )
-    .await
-    .unwrap();
+    fill(&context).await;
     let before = version(&context);
-    let query = "SELECT k, a, CAST(f AS FLOAT), CAST(d AS DECIMAL(6, 2)), CAST(i AS INT), s FROM t";
-    let then = rows(&context, &format!("{query} ORDER BY k")).await;
+    let then = rows(&context, &format!("{QUERY} ORDER BY k")).await;
     assert_eq!(then.len(), 91);
     run(&context, ALTER).await.unwrap();
     let types = rows(
@@ -43,7 +34,14 @@ async fn wider_columns_hold_what_was_there_and_what_comes() {
     );
     assert_eq!(types.await, ["Int64 Int16 Float64 Decimal128(10, 4) Decimal128(14, 2)"]);
     assert_eq!(version(&context), before + 1, "one commit");
-    assert_eq!(rows(&context, &format!("{query} ORDER BY k")).await, then);
+    let commit = format!("t/_delta_log/{:020}.json", before + 1);
+    let commit = world.store.get(&commit.as_str().into()).await.unwrap().bytes().await.unwrap();
+    let commit = String::from_utf8(commit.to_vec()).unwrap();
+    let says = |what: &str| commit.matches(what).count();
+    let files = (says("{\"add\":"), says("{\"remove\":"));
+    assert!(files.0 > 0 && files.0 == files.1, "{commit}");
+    assert_eq!(says("\"dataChange\":false"), files.0 * 2, "no row is changed: {commit}");
+    assert_eq!(rows(&context, &format!("{QUERY} ORDER BY k")).await, then);
     let changes = format!("SELECT * FROM onefold_changes('t', {before}, {})", before + 1);
     assert_eq!(rows(&context, &changes).await, Vec::<String>::new(), "no row changed");
     let again = world.session();
@@ -60,27 +58,34 @@ async fn wider_columns_hold_what_was_there_and_what_comes() {
         let found = rows(context, "SELECT a, f, d, i FROM t WHERE k = 5").await;
         assert_eq!(found, [format!("{own} 0.1 123456.0001 99999999999.25")]);
         assert_eq!(rows(context, "SELECT count(*), count(DISTINCT k) FROM t").await, ["92 92"]);
-        let past = query.replace("FROM t", &format!("FROM t VERSION AS OF {before}"));
+        let past = QUERY.replace("FROM t", &format!("FROM t VERSION AS OF {before}"));
         assert_eq!(rows(context, &format!("{past} ORDER BY k")).await, then);
         let past = format!("SELECT k FROM t VERSION AS OF {before} WHERE i = 7 AND d > 1.2");
         assert_eq!(rows(context, &past).await, ["5"]);
     }
     let changes =
         format!("SELECT k, a, _change_type FROM onefold_changes('t', {before}, {})", before + 3);
-    let found = rows(&context, &format!("{changes} ORDER BY k, _change_type DESC")).await;
-    let expected =
-        ["5 2000 update_postimage", "5 NULL update_preimage", "9999999999 1 insert"].to_vec();
-    let mut found = found;
-    found.sort();
+    let found = rows(&context, &format!("{changes} ORDER BY k, _change_type")).await;
+    let expected = ["5 2000 update_postimage", "5 NULL update_preimage", "9999999999 1 insert"];
     assert_eq!(found, expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_of_other_types_comes_back_as_rows_and_not_as_files() {
+    let world = World::new();
+    let context = world.session();
+    fill(&context).await;
+    let before = version(&context);
+    let then = rows(&context, &format!("{QUERY} ORDER BY k")).await;
+    run(&context, &format!("{ALTER}; DELETE FROM t WHERE k > 50")).await.unwrap();
     let back = refusal(&context, &format!("RESTORE t TO VERSION AS OF {before}")).await;
     let said = format!("column k was Int32 in version {before} and is Int64 now");
     assert!(back.contains(&said) && back.contains("write INSERT OVERWRITE t"), "{back}");
     run(&context, &format!("RESTORE t TO VERSION AS OF {}", before + 1)).await.unwrap();
-    assert_eq!(rows(&context, &format!("{query} ORDER BY k")).await, then);
+    assert_eq!(rows(&context, &format!("{QUERY} ORDER BY k")).await, then);
     let overwrite = format!("INSERT OVERWRITE t SELECT * FROM t VERSION AS OF {before}");
     run(&context, &overwrite).await.unwrap();
-    assert_eq!(rows(&context, &format!("{query} ORDER BY k")).await, then);
+    assert_eq!(rows(&context, &format!("{QUERY} ORDER BY k")).await, then);
     let other = refusal(&world.session(), TABLE).await;
     assert!(other.contains("k is Int64 NOT NULL, not Int32 NOT NULL"), "{other}");
 }
@@ -262,6 +267,20 @@ async fn a_pipeline_goes_on_into_a_wider_column_when_its_insert_is_run_again() {
 }
 
 const INSERT: &str = "INSERT INTO c (n, total) SELECT n % 3, n FROM events";
+
+async fn fill(context: &SessionContext) {
+    run(context, TABLE).await.unwrap();
+    run(
+        context,
+        "INSERT INTO t SELECT value, value - 50, value / 3.0, value / 8.0, -value, 'x'
+           FROM generate_series(0, 99);
+         INSERT INTO t VALUES (5, NULL, 0.1, 1.25, 7, NULL), (100, 1, NULL, NULL, NULL, 'y');
+         DELETE FROM t WHERE k BETWEEN 20 AND 29;
+         INSERT INTO t VALUES (200, 1, 1, 1, 1, 'gone'); DELETE FROM t WHERE k = 200",
+    )
+    .await
+    .unwrap();
+}
 
 fn version(context: &SessionContext) -> u64 {
     context.table_version("t").unwrap()
