@@ -9,6 +9,7 @@
 //!                     one commit: adds, vectors, removes, txn, domain metadata
 //!
 //!   dml        statements that change rows: planned here, from what the user wrote
+//!   alter      new columns, conditions (alter_checks), wider types (widen)
 //!   travel     the table as it was; changes, restore
 //!   compact    table compaction, checkpoints; vacuum
 //! ```

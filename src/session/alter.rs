@@ -103,7 +103,7 @@ async fn change(
             Asked::Columns(SchemaChange::Add(field))
         }
         AlterTableOperation::AlterColumn { column_name, op: AlterColumnOperation::DropNotNull } => {
-            Asked::Columns(SchemaChange::DropNotNull(column_name.value.clone()))
+            Asked::Columns(SchemaChange::DropNotNull(spelled(column_name)))
         }
         AlterTableOperation::AlterColumn {
             column_name,
