@@ -93,6 +93,7 @@ async fn epochs() -> Result<f64, Box<dyn StdError>> {
         schema: batch(&BTreeSet::new(), 0).project(&[0, 1, 2])?.schema(),
         primary_key: vec!["k".to_owned()],
         options: HashMap::new(),
+        checks: Vec::new(),
     };
     let ports = (Arc::new(SystemEntropy) as _, Arc::new(SystemClock) as _);
     let settings = DeltaSettings::default();

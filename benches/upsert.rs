@@ -48,6 +48,7 @@ async fn run() -> Result<(), Box<dyn StdError>> {
         schema,
         primary_key: vec!["k".to_owned()],
         options: std::collections::HashMap::new(),
+        checks: Vec::new(),
     };
     let ports = (Arc::new(SystemEntropy) as _, Arc::new(SystemClock) as _);
     let settings = DeltaSettings::default();

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic")]
 #![allow(clippy::future_not_send, reason = "tests run on one thread")]
 
+mod checks;
 mod cli;
 mod crash;
 mod dml;
@@ -13,3 +14,4 @@ mod slt;
 mod support;
 mod tidy;
 mod upkeep;
+mod widen;

@@ -223,8 +223,8 @@ async fn a_table_takes_new_columns_and_the_rest_is_refused_with_the_reason() {
         ("ALTER TABLE t ADD COLUMN V BIGINT", "there is a column v already"),
         ("ALTER TABLE t ADD COLUMN w BIGINT NOT NULL", "a new column cannot be NOT NULL"),
         ("ALTER TABLE t ADD COLUMN w BIGINT[]", "Delta has no type for"),
-        ("ALTER TABLE t DROP COLUMN v", "DROP COLUMN v: only ADD COLUMN"),
-        ("ALTER TABLE t ALTER COLUMN v TYPE BIGINT", "without rewriting it"),
+        ("ALTER TABLE t DROP COLUMN v", "DROP COLUMN v: an upsert table knows ADD COLUMN"),
+        ("ALTER TABLE t ALTER COLUMN v TYPE BIGINT", "column v is Utf8, and not all its values"),
         ("ALTER TABLE t ALTER COLUMN k DROP NOT NULL", "k is in the PRIMARY KEY"),
         ("ALTER TABLE nothing ADD COLUMN w BIGINT", "is for upsert tables of this session"),
     ] {

@@ -116,8 +116,27 @@ OPTIONS ('sequence_by' 'lsn', 'op_column' 'op', 'unstored' 'lsn, op');
 CREATE EXTERNAL TABLE sums (k BIGINT NOT NULL, v BIGINT, s VARCHAR, PRIMARY KEY (k))
 STORED AS DELTA LOCATION '{folder}/sums'
 OPTIONS ('merge_mode' 'aggregate', 'merge.v' 'sum', 'merge.s' 'max');
+CREATE EXTERNAL TABLE wide (k INT NOT NULL, v SMALLINT, s VARCHAR, f FLOAT, d DECIMAL(6, 2),
+  PRIMARY KEY (k), CHECK (v >= 0)) STORED AS DELTA LOCATION '{folder}/wide';
 SET onefold.compact_files_min = 4;
 SET onefold.checkpoint_interval = 7;
+"""
+
+
+WIDER = """
+INSERT INTO wide SELECT value AS k, value AS v, 's', value / 4.0, value / 100.0
+  FROM generate_series(0, 40);
+DELETE FROM wide WHERE k BETWEEN 5 AND 9;
+UPDATE wide SET v = v + 1, s = NULL WHERE k > 30;
+ALTER TABLE wide ADD CONSTRAINT small CHECK (k < 5000000000);
+INSERT INTO wide VALUES (2, NULL, NULL, NULL, NULL), (50, 1, 's', 1, 1);
+ALTER TABLE wide ALTER COLUMN k TYPE BIGINT, ALTER COLUMN v TYPE INT,
+  ALTER COLUMN f TYPE DOUBLE, ALTER COLUMN d TYPE DECIMAL(12, 4);
+INSERT INTO wide VALUES (3, 70000, 'w', 0.25, 123456.01), (4000000000, 1, 'w', 9007199254.25, 1);
+DELETE FROM wide WHERE k = 20;
+OPTIMIZE wide;
+ALTER TABLE wide DROP CONSTRAINT small;
+INSERT INTO wide VALUES (5000000001, 1, 'w', 1, 1), (3, 3, 'w', 3, 3)
 """
 
 
@@ -157,27 +176,31 @@ def every_version(folder):
     connection.execute("LOAD delta")
     declared = EVERYTHING.format(folder=folder)
     work = ";\n".join(statements(random.Random(7), 60))
-    onefold("sql", "-c", f"{declared}{work}; RESTORE t TO VERSION AS OF 3;"
+    onefold("sql", "-c", f"{declared}{work}; {WIDER}; RESTORE t TO VERSION AS OF 3;"
                          "INSERT INTO t VALUES (1, 1, 'after')")
     checked = 0
-    for table in ("t", "cdc", "sums"):
+    for table in ("t", "cdc", "sums", "wide"):
+        columns = "k, v, s"
+        if table == "wide":
+            columns += ", CAST(f * 4 AS BIGINT) AS f, CAST(d * 100 AS BIGINT) AS d"
         location = os.path.join(folder, table)
         newest = DeltaTable(location).version()
         opened = f"CREATE EXTERNAL TABLE {table} STORED AS DELTA LOCATION '{location}';"
-        asked = [f"SELECT {version} AS at, k, v, s FROM {table} VERSION AS OF {version}"
+        asked = [f"SELECT {version} AS at, {columns} FROM {table} VERSION AS OF {version}"
                  for version in range(newest + 1)]
         done = onefold("sql", "--format", "ndjson", "-c", opened + ";".join(asked))
         ours = {version: [] for version in range(newest + 1)}
         for line in done.stdout.splitlines():
             row = json.loads(line)
-            ours[row["at"]].append((row["k"], row.get("v"), row.get("s")))
+            names = ("k", "v", "s", "f", "d") if table == "wide" else ("k", "v", "s")
+            ours[row["at"]].append(tuple(row.get(name) for name in names))
         for version, rows in ours.items():
             rows.sort()
             assert len({row[0] for row in rows}) == len(rows), (table, version)
             other = QueryBuilder().register("t", DeltaTable(location, version=version))
-            read = pyarrow.table(other.execute("SELECT k, v, s FROM t").read_all()).to_pylist()
-            assert sorted((r["k"], r["v"], r["s"]) for r in read) == rows, (table, version)
-            scan = f"SELECT k, v, s FROM delta_scan('{location}', version => {version})"
+            read = pyarrow.table(other.execute(f"SELECT {columns} FROM t").read_all()).to_pylist()
+            assert sorted(tuple(r.values()) for r in read) == rows, (table, version)
+            scan = f"SELECT {columns} FROM delta_scan('{location}', version => {version})"
             assert sorted(connection.execute(scan).fetchall()) == rows, (table, version)
             checked += 1
     print(f"delta-rs and DuckDB read the same rows at each of {checked} versions")

@@ -22,6 +22,12 @@ pub enum CommitError {
         /// Which rule, and which row.
         reason: String,
     },
+    /// The table has a rule that cannot be kept.
+    #[error("{reason}")]
+    Unsupported {
+        /// Which rule, and what to do.
+        reason: String,
+    },
     /// Another writer changed the table in a way that cannot be retried safely.
     #[error("version {version} was committed by another writer: {reason}")]
     Conflict {
@@ -59,7 +65,7 @@ impl CommitError {
         match self {
             Self::Refused { .. } => ErrorKind::Invalid,
             Self::Gap { .. } | Self::Conflict { .. } | Self::Damaged { .. } => ErrorKind::Data,
-            Self::NoPutIfAbsent { .. } => ErrorKind::Unsupported,
+            Self::NoPutIfAbsent { .. } | Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::Unavailable(_) => ErrorKind::Unavailable,
             Self::Internal(_) => ErrorKind::Internal,
         }

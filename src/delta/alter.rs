@@ -5,9 +5,10 @@ use super::apply::{Vectors, busy};
 use super::ledger::RACES_MAX;
 use super::log::Change;
 use super::schema::{normalise, to_kernel};
-use super::table::{DeltaSettings, DeltaTable};
+use super::table::{DeltaSettings, DeltaTable, Writer};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use std::sync::Arc;
+use tokio::sync::MutexGuard;
 
 /// One change of a schema that needs no row to be written again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,15 +45,26 @@ impl DeltaTable {
             self.prepare(&mut writer).await?;
             let change = Change { schema: changes.clone(), ..Change::default() };
             if self.send(&mut writer, change, &Vectors::new()).await? {
-                // From which checksums go on: the kernel cannot tell them past such a commit.
-                self.log.checkpoint(Arc::clone(&writer.snapshot)).await?;
-                drop(writer);
-                let ports = (Arc::clone(&self.entropy), Arc::clone(&self.clock));
-                let location = self.location.clone();
-                return Self::create_or_open(self.name(), location, None, settings, ports).await;
+                return self.altered(writer, settings).await;
             }
         }
         Err(busy().into())
+    }
+
+    /// Opens the table as it is after a commit that altered it.
+    pub(super) async fn altered(
+        &self,
+        mut writer: MutexGuard<'_, Writer>,
+        settings: DeltaSettings,
+    ) -> Result<Arc<Self>, DeltaError> {
+        writer.is_altered = true;
+        // From which checksums go on: the kernel cannot tell them past such a commit.
+        if let Err(error) = self.log.checkpoint(Arc::clone(&writer.snapshot)).await {
+            tracing::warn!(table = self.name(), %error, "no checkpoint"); // readers do without
+        }
+        drop(writer);
+        let ports = (Arc::clone(&self.entropy), Arc::clone(&self.clock));
+        Self::create_or_open(self.name(), self.location.clone(), None, settings, ports).await
     }
 
     fn checked(&self, changes: Vec<SchemaChange>) -> Result<Vec<SchemaChange>, DeltaError> {

@@ -35,7 +35,6 @@ impl DeltaTable {
     /// is right without it, and the next commit tries again.
     pub(super) async fn maintain(&self, writer: &mut Writer, pace: Pace) {
         self.vacuum_in_time(writer);
-        self.fit_index(writer).await;
         self.save_index(writer, Haste::BesideCommits).await;
         if writer.rewrite.is_none() {
             writer.rewrite = self.begin_rewrite(self.choose(writer, Effort::Worthwhile));
@@ -43,6 +42,7 @@ impl DeltaTable {
         if pace == Pace::Now || writer.rewrite.as_mut().is_some_and(Rewrite::is_done) {
             self.end_rewrite(writer).await;
         }
+        self.fit_index(writer).await;
     }
 
     /// Commits the table compaction that goes on, if there is one.

@@ -53,6 +53,46 @@ pub enum DeltaError {
         /// The row.
         row: String,
     },
+    /// A row does not meet a CHECK.
+    #[error(
+        "table {table}: the row of key {key} has {values}, and constraint {constraint} is CHECK ({condition})"
+    )]
+    Violation {
+        /// The table.
+        table: String,
+        /// The name of the condition.
+        constraint: String,
+        /// The condition.
+        condition: String,
+        /// The key of the row.
+        key: String,
+        /// The columns that the condition looks at.
+        values: String,
+    },
+    /// A CHECK gives no answer for a row.
+    #[error(
+        "table {table}: constraint {constraint} CHECK ({condition}) cannot be computed for a row: {}", source.strip_backtrace()
+    )]
+    Unchecked {
+        /// The table.
+        table: String,
+        /// The name of the condition.
+        constraint: String,
+        /// The condition.
+        condition: String,
+        /// Why.
+        source: Box<DataFusionError>,
+    },
+    /// Another engine declared conditions that this one cannot keep.
+    #[error(
+        "table {table}: another engine set {what}, and delta_kernel cannot write to such a table; drop it and the table feature checkConstraints there, then write ALTER TABLE {table} ADD CONSTRAINT here"
+    )]
+    ForeignChecks {
+        /// The table.
+        table: String,
+        /// What was set.
+        what: String,
+    },
     /// A sum left the range of its type.
     #[error("table {table}: the sum in column {column} leaves the range of its type at row {row}")]
     Overflow {
@@ -156,12 +196,14 @@ impl DeltaError {
                 ErrorKind::Invalid
             }
             Self::NullValue { .. }
+            | Self::Violation { .. }
+            | Self::Unchecked { .. }
             | Self::NotRetained { .. }
             | Self::Overflow { .. }
             | Self::Operation { .. }
             | Self::Repeated { .. }
             | Self::Exists { .. } => ErrorKind::Invalid,
-            Self::Unsupported { .. } => ErrorKind::Unsupported,
+            Self::Unsupported { .. } | Self::ForeignChecks { .. } => ErrorKind::Unsupported,
             Self::Commit(error) => error.kind(),
             Self::Location(error) => error.kind(),
             Self::Key(error) => error.kind(),
@@ -177,8 +219,11 @@ impl From<DeltaError> for CommitError {
         match error {
             DeltaError::Commit(error) => error,
             DeltaError::NullValue { .. }
+            | DeltaError::Violation { .. }
+            | DeltaError::Unchecked { .. }
             | DeltaError::Overflow { .. }
             | DeltaError::Operation { .. } => Self::Refused { reason: error.to_string() },
+            DeltaError::ForeignChecks { .. } => Self::Unsupported { reason: error.to_string() },
             DeltaError::Damaged { reason } => Self::Damaged { reason },
             DeltaError::Location(StoreError::NoPutIfAbsent { location }) => {
                 Self::NoPutIfAbsent { location }

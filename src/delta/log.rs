@@ -5,7 +5,7 @@ use super::actions::{Actions, Add, Descriptor};
 use super::alter::SchemaChange;
 use super::committer::OnceCommitter;
 use super::files::LiveFile;
-use super::schema::kernel_field;
+use super::schema::{kernel_field, to_kernel};
 use super::stage::{StagedFile, join, threads};
 use super::upload::Upload;
 use crate::commit::{CommitError, RowsChanged};
@@ -23,6 +23,7 @@ use datafusion::common::runtime::SpawnedTask;
 use delta_kernel::actions::deletion_vector::{DeletionVectorDescriptor, DeletionVectorStorageType};
 use delta_kernel::engine::arrow_conversion::TryIntoArrow;
 use delta_kernel::engine::arrow_data::{ArrowEngineData, EngineDataArrowExt};
+use delta_kernel::engine::arrow_expression::evaluate_expression::to_json;
 use delta_kernel::expressions::ColumnName;
 use delta_kernel::schema::StructType;
 use delta_kernel::snapshot::{Snapshot, SnapshotRef};
@@ -40,6 +41,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
 
 type Kernel = DefaultEngine<TokioMultiThreadExecutor>;
+
+/// Columns of which a file has statistics, as is Delta's default.
+const STATS_COLUMNS: usize = 32;
 
 const ENGINE: &str = concat!("onefold/", env!("CARGO_PKG_VERSION"));
 
@@ -424,6 +428,16 @@ fn statistics(
         });
         joined.collect()
     })
+}
+
+/// The statistics of `rows`, which are a file of a table with the columns of `schema`, as the log
+/// keeps them.
+pub(super) fn stats_of(rows: &RecordBatch, schema: &Schema) -> Result<String, DeltaError> {
+    let names = schema.fields().iter().take(STATS_COLUMNS);
+    let columns: Vec<ColumnName> = names.map(|own| ColumnName::new([own.name()])).collect();
+    let stats = collect_stats(rows, &columns, &to_kernel(schema)?)?;
+    let json = to_json(&stats)?;
+    Ok(json.as_string::<i32>().value(0).to_owned())
 }
 
 fn kernel_descriptor(own: &Descriptor) -> Result<DeletionVectorDescriptor, DeltaError> {

@@ -9,6 +9,7 @@
 //!                     one commit: adds, vectors, removes, txn, domain metadata
 //!
 //!   dml        statements that change rows: planned here, from what the user wrote
+//!   alter      new columns, conditions (alter_checks), wider types (widen)
 //!   travel     the table as it was; changes, restore
 //!   compact    table compaction, checkpoints; vacuum
 //! ```
@@ -30,9 +31,11 @@
 
 mod actions;
 mod alter;
+mod alter_checks;
 mod apply;
 mod batch;
 mod changes;
+mod checks;
 mod committer;
 mod compact;
 mod data;
@@ -47,6 +50,7 @@ mod ledger;
 mod log;
 mod lookup;
 mod memory;
+mod metadata;
 mod patch;
 mod provider;
 mod prune;
@@ -70,10 +74,13 @@ mod upload;
 mod vacuum;
 mod vectors;
 mod wanted;
+mod widen;
 
 pub use alter::SchemaChange;
+pub use alter_checks::CheckChange;
 pub use batch::WriteReport;
 pub use changes::CHANGE_TYPE;
+pub use checks::CheckDefinition;
 pub use dml::{DmlExtensionPlanner, LowerDml};
 pub use error::DeltaError;
 pub use table::{DeltaSettings, DeltaTable, TableDefinition};

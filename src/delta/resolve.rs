@@ -88,6 +88,7 @@ impl RowShape {
         let tombstones = self.bury(wanted, &buried)?;
         let (rows, order) = self.merge(current, wanted, whole, merged).await?;
         self.refuse_nulls(&rows)?;
+        self.refuse_violations(&rows)?;
         let rows = RecordBatch::try_new(Arc::clone(&self.file), rows.columns().to_vec())?;
         let prefix = |row: &u32| wanted.prefixes.get(*row as usize).copied().unwrap_or_default();
         Ok(Resolved {

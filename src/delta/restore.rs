@@ -22,6 +22,7 @@ impl DeltaTable {
     /// Commits a restore; returns its version.
     pub(super) async fn restore_rows(&self, asked: Restoration) -> Result<u64, DeltaError> {
         let version = self.version_at(TableTime::Version(asked.version)).await?;
+        self.refuse_other_types(version).await?;
         let then = self.view_at(version).await?;
         let domains = self.log.domains(&self.log.at(version).await?).await?;
         let state = domains.iter().find(|(domain, _)| domain == STATE_DOMAIN);
@@ -31,6 +32,11 @@ impl DeltaTable {
             self.catch_up(&mut writer).await?;
             self.prepare(&mut writer).await?;
             self.refuse_moved(&writer, &asked).await?;
+            let is_back = |file: &&Arc<LiveFile>| {
+                let known = writer.files.by_path(&file.path);
+                !known.is_some_and(|known| is_same_vector(known, file))
+            };
+            self.judge(then.files.iter().filter(is_back), &self.shape.checks).await?;
             let next = writer.snapshot.version() + 1;
             let mut change = Change { operation: Some("RESTORE"), ..Change::default() };
             change.raw = self.difference(&writer.files, &then.files);
@@ -103,7 +109,8 @@ impl DeltaTable {
     }
 }
 
-fn is_same_vector(one: &LiveFile, two: &LiveFile) -> bool {
+/// Whether both mask the same rows.
+pub(super) fn is_same_vector(one: &LiveFile, two: &LiveFile) -> bool {
     let vector = |file: &LiveFile| file.vector.as_ref().map(|(descriptor, _)| descriptor.clone());
     vector(one) == vector(two)
 }

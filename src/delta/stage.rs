@@ -1,6 +1,7 @@
 //! Rows to data files that nobody sees yet.
 
 use super::DeltaError;
+use super::checks::Checks;
 use super::data::{FILE_ROWS_MAX, write_file};
 use super::rules::TableRules;
 use super::upload::Upload;
@@ -49,6 +50,7 @@ pub(super) struct RowShape {
     pub(super) primary_key: Vec<String>,
     pub(super) hasher: KeyHasher,
     pub(super) rules: Arc<TableRules>,
+    pub(super) checks: Arc<Checks>,
 }
 
 /// Rows with their keys and positions.
@@ -59,7 +61,7 @@ struct Keyed {
 }
 
 impl RowShape {
-    /// The shape of a table that takes the columns of `input`.
+    /// The shape of a table that takes the columns of `input`, and has no CHECK.
     pub(super) fn new(
         table: String,
         input: SchemaRef,
@@ -83,6 +85,7 @@ impl RowShape {
             primary_key,
             hasher,
             rules: Arc::new(rules),
+            checks: Arc::default(),
         }
     }
 
@@ -123,7 +126,7 @@ impl RowShape {
         for task in tasks {
             keyed.extend(join(task).await?);
         }
-        let kept = last_of_each_key(keyed).await?;
+        let kept = self.checked(last_of_each_key(keyed).await?).await?;
         let total: usize = kept.iter().map(|keyed| keyed.rows.num_rows()).sum();
         if total == 0 {
             return Ok(Vec::new());
@@ -141,6 +144,27 @@ impl RowShape {
             staged.push(join(task).await?);
         }
         Ok(staged)
+    }
+
+    async fn checked(&self, kept: Vec<Keyed>) -> Result<Vec<Keyed>, DeltaError> {
+        if self.checks.is_empty() {
+            return Ok(kept);
+        }
+        let tasks: Vec<_> = kept
+            .into_iter()
+            .map(|own| {
+                let shape = self.clone();
+                SpawnedTask::spawn_blocking(move || {
+                    shape.refuse_violations(&own.rows)?;
+                    Ok(own)
+                })
+            })
+            .collect();
+        let mut checked = Vec::with_capacity(tasks.len());
+        for task in tasks {
+            checked.push(join(task).await?);
+        }
+        Ok(checked)
     }
 
     /// The hash of each row's key.

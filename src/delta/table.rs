@@ -1,16 +1,19 @@
 //! `DeltaTable`: one table, with the one writer that this process has for it.
 
 use super::DeltaError;
+use super::checks::{CHECKS, CheckDefinition, Checks, foreign_checks};
 use super::files::Files;
 use super::index::KeyIndex;
 use super::log::{DeltaLog, property, table_id};
 use super::memory::{Memory, STATE_DOMAIN};
+use super::metadata::TableWords;
 use super::patch::Owed;
 use super::rewrite::Rewrite;
 use super::rules::{OPTIONS, TableRules, canonical, option_differences};
 use super::saved::Saving;
 use super::schema::{HASH_KEY, INPUT, PRIMARY_KEY, differences, from_kernel, normalise, to_kernel};
 use super::stage::RowShape;
+use crate::commit::CommitError;
 use crate::key::KeyHasher;
 use crate::store::{Location, probe_put_if_absent};
 use crate::types::{Clock, Entropy};
@@ -33,6 +36,8 @@ pub struct TableDefinition {
     pub primary_key: Vec<String>,
     /// Options of the table, without those of its store.
     pub options: HashMap<String, String>,
+    /// Conditions that every row meets.
+    pub checks: Vec<CheckDefinition>,
 }
 
 /// When a table is maintained.
@@ -74,8 +79,10 @@ pub struct DeltaTable {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) log: DeltaLog,
     pub(super) shape: RowShape,
+    /// What the log said of it when it was opened.
+    words: TableWords,
     /// As they were declared.
-    options: BTreeMap<String, String>,
+    pub(super) options: BTreeMap<String, String>,
     pub(super) writer: tokio::sync::Mutex<Writer>,
     view: RwLock<Arc<TableView>>,
     /// For the sink of a plan, which may outlive the statement.
@@ -115,6 +122,8 @@ pub(super) struct Writer {
     pub(super) listed: Duration,
     /// Whether a commit was sent and its outcome was not seen.
     pub(super) is_unknown: bool,
+    /// Whether the table is no longer the one that was opened: its schema or its rules changed.
+    pub(super) is_altered: bool,
     is_probed: bool,
 }
 
@@ -144,21 +153,13 @@ impl DeltaTable {
         (entropy, clock): (Arc<dyn Entropy>, Arc<dyn Clock>),
     ) -> Result<Arc<Self>, DeltaError> {
         let log = DeltaLog::new(location.clone(), Arc::clone(&clock));
-        let declared = match &definition {
-            Some(definition) => {
-                let TableDefinition { schema, primary_key, options } = definition;
-                let input = normalise(name, schema, primary_key)?;
-                let rules = TableRules::try_new(name, &input, primary_key, options)?;
-                Some((input, rules))
-            }
-            None => None,
-        };
+        let declared = definition.as_ref().map(|own| Declared::try_new(name, own)).transpose()?;
         let missing = || DeltaError::Missing { location: location.url.to_string() };
         let snapshot = match (log.load().await?, &definition, &declared) {
             (Some(snapshot), ..) => snapshot,
-            (None, Some(definition), Some((input, rules))) => {
-                let properties = properties(definition, input, rules, entropy.as_ref())?;
-                log.create(to_kernel(&stored(input, rules))?, properties).await?;
+            (None, Some(definition), Some(declared)) => {
+                let properties = properties(definition, declared, entropy.as_ref())?;
+                log.create(to_kernel(&declared.stored())?, properties).await?;
                 log.load().await?.ok_or_else(missing)?
             }
             (None, ..) => return Err(missing()),
@@ -167,6 +168,7 @@ impl DeltaTable {
         let files = Files::load(&location, log.files(Arc::clone(&snapshot)).await?).await?;
         let view = TableView { version: snapshot.version(), files: files.clone() };
         let options = property(&snapshot, OPTIONS).unwrap_or_default();
+        let words = TableWords::of(&snapshot);
         let writer = Writer {
             snapshot,
             files,
@@ -181,6 +183,7 @@ impl DeltaTable {
             vacuumed: clock.monotonic(),
             listed: clock.monotonic(),
             is_unknown: false,
+            is_altered: false,
             is_probed: false,
         };
         let opened = Arc::new_cyclic(|this| Self {
@@ -190,6 +193,7 @@ impl DeltaTable {
             clock,
             log,
             shape,
+            words,
             options,
             writer: tokio::sync::Mutex::new(writer),
             view: RwLock::new(Arc::new(view)),
@@ -243,13 +247,13 @@ impl DeltaTable {
     ///
     /// [`DeltaError::Mismatch`] with each difference.
     pub fn check(&self, definition: &TableDefinition) -> Result<(), DeltaError> {
-        let TableDefinition { schema, primary_key, options } = definition;
-        let declared = normalise(self.name(), schema, primary_key)?;
-        TableRules::try_new(self.name(), &declared, primary_key, options)?;
-        let own = (declared.as_ref(), primary_key.as_slice());
+        let TableDefinition { primary_key, options, .. } = definition;
+        let declared = Declared::try_new(self.name(), definition)?;
+        let own = (declared.input.as_ref(), primary_key.as_slice());
         let found = (self.shape.input.as_ref(), self.primary_key());
         let mut all = differences(own, found);
         all.extend(option_differences(&canonical(options), &self.options));
+        all.extend(declared.checks.differences(&self.shape.checks));
         let differences = all.join("; ");
         if differences.is_empty() {
             return Ok(());
@@ -262,6 +266,12 @@ impl DeltaTable {
     pub async fn refresh(&self) -> Result<(), DeltaError> {
         let mut writer = self.writer.lock().await;
         self.catch_up(&mut writer).await
+    }
+
+    /// Whether its schema or its rules are others than when it was opened, as far as is known: it
+    /// must be opened again to be written.
+    pub async fn is_altered(&self) -> bool {
+        self.writer.lock().await.is_altered
     }
 
     /// The table as it is shared; `None` if it is being dropped.
@@ -284,6 +294,7 @@ impl DeltaTable {
         let listed = self.clock.monotonic();
         let head = self.log.reload(&writer.snapshot).await?;
         if head.version() != writer.snapshot.version() || writer.is_unknown {
+            writer.is_altered |= TableWords::of(&head) != self.words;
             writer.memory = None;
             if !writer.is_unknown && self.keeps_files(&writer.snapshot, &head).await? {
                 writer.snapshot = head;
@@ -336,6 +347,7 @@ impl DeltaTable {
         if writer.is_unknown || age > STALE {
             self.catch_up(writer).await?;
         }
+        self.refuse_altered(writer)?;
         if writer.index.is_none() {
             let mut owed = Owed::new();
             writer.saving = None;
@@ -371,6 +383,44 @@ impl DeltaTable {
         }
         Ok(())
     }
+
+    /// Refuses to write what another writer's words about the table may forbid.
+    fn refuse_altered(&self, writer: &Writer) -> Result<(), DeltaError> {
+        if let Some(what) = foreign_checks(&writer.snapshot) {
+            return Err(DeltaError::ForeignChecks { table: self.name().to_owned(), what });
+        }
+        if !writer.is_altered {
+            return Ok(());
+        }
+        let reason = format!(
+            "table {} is no longer as it was opened: it was altered, or restored; run CREATE \
+             EXTERNAL TABLE and the INSERT of its pipeline again to go on",
+            self.name()
+        );
+        Err(CommitError::Conflict { version: writer.snapshot.version(), reason }.into())
+    }
+}
+
+/// What a definition says, once it is found to be sound.
+struct Declared {
+    input: SchemaRef,
+    rules: TableRules,
+    checks: Checks,
+}
+
+impl Declared {
+    fn try_new(name: &str, definition: &TableDefinition) -> Result<Self, DeltaError> {
+        let TableDefinition { schema, primary_key, options, checks } = definition;
+        let input = normalise(name, schema, primary_key)?;
+        let rules = TableRules::try_new(name, &input, primary_key, options)?;
+        let kept = Arc::new(stored(&input, &rules));
+        let checks = Checks::try_new(name, &kept, checks)?;
+        Ok(Self { input, rules, checks })
+    }
+
+    fn stored(&self) -> Schema {
+        stored(&self.input, &self.rules)
+    }
 }
 
 /// What a table found at `location` takes and holds.
@@ -401,7 +451,14 @@ fn shape_of(
     let known = known.and_then(|digits| u128::from_str_radix(digits, 16).ok());
     let hasher =
         KeyHasher::try_new(known.map_or_else(|| entropy.bits(), u128::to_be_bytes), &types)?;
-    Ok(RowShape::new(name.to_owned(), input, primary_key, hasher, rules))
+    let mut shape = RowShape::new(name.to_owned(), input, primary_key, hasher, rules);
+    if let Some(kept) = snapshot.metadata_configuration().get(CHECKS) {
+        let kept = serde_json::from_str(kept).map_err(|error| DeltaError::Damaged {
+            reason: format!("property {CHECKS} cannot be read: {error}"),
+        })?;
+        shape.checks = Arc::new(Checks::of_property(name, &shape.schema, kept)?);
+    }
+    Ok(shape)
 }
 
 /// What INSERT took when the table was created, and the columns that came since.
@@ -425,8 +482,7 @@ fn stored(input: &Schema, rules: &TableRules) -> Schema {
 
 fn properties(
     definition: &TableDefinition,
-    input: &Schema,
-    rules: &TableRules,
+    declared: &Declared,
     entropy: &dyn Entropy,
 ) -> Result<Vec<(String, String)>, DeltaError> {
     let damaged = |error: serde_json::Error| DeltaError::Damaged { reason: error.to_string() };
@@ -444,8 +500,13 @@ fn properties(
         let options = canonical(&definition.options);
         all.push((OPTIONS, serde_json::to_string(&options).map_err(damaged)?));
     }
-    if !rules.unstored.is_empty() {
-        all.push((INPUT, serde_json::to_string(&to_kernel(input)?).map_err(damaged)?));
+    if !declared.rules.unstored.is_empty() {
+        let input = to_kernel(&declared.input)?;
+        all.push((INPUT, serde_json::to_string(&input).map_err(damaged)?));
+    }
+    if !declared.checks.is_empty() {
+        let checks = declared.checks.to_property();
+        all.push((CHECKS, serde_json::to_string(&checks).map_err(damaged)?));
     }
     Ok(all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }

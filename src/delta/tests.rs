@@ -216,6 +216,7 @@ async fn another_definition_is_refused_with_the_differences() {
         schema: Arc::new(Schema::new(fields)),
         primary_key: vec!["k".to_owned()],
         options: std::collections::HashMap::new(),
+        checks: Vec::new(),
     };
     let error = open_as(&location, Some(other), settings()).await.unwrap_err().to_string();
     assert!(error.contains("it has no column w; it has a column v too"), "{error}");
@@ -510,6 +511,7 @@ fn definition() -> TableDefinition {
         schema: Arc::new(Schema::new(fields)),
         primary_key: vec!["k".to_owned()],
         options: std::collections::HashMap::new(),
+        checks: Vec::new(),
     }
 }
 

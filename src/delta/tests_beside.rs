@@ -129,7 +129,7 @@ async fn an_index_larger_than_its_budget_is_on_disk_and_gives_the_same_table() {
         model.extend(changed);
         let writer = table.writer.lock().await;
         let index = writer.index.as_ref().unwrap();
-        assert!(index.allocated_bytes() <= 160 << 10, "{}", index.allocated_bytes());
+        assert!(index.allocated_bytes() <= 160 << 10, "{epoch}: {}", index.allocated_bytes());
         assert!(epoch == 0 || index.has_cold());
     }
     assert_eq!(scan(&table).await, model);

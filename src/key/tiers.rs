@@ -194,9 +194,8 @@ impl<V: KeyValue> TieredTable<V> {
     /// A disk that is full, a run that cannot be read.
     pub fn spill(&mut self, folder: &Path) -> Result<(), KeyError> {
         if self.hot.is_empty() {
-            return Ok(());
-        }
-        if self.cold.len() + 1 < RUNS_MAX {
+            // Only memory is given back.
+        } else if self.cold.len() + 1 < RUNS_MAX {
             let run = KeyRun::write(folder, self.hot.len(), self.hot.iter().map(Ok))?;
             self.cold.push(run);
         } else {

@@ -126,9 +126,26 @@ fn name_operators(query: LogicalPlan) -> Result<(LogicalPlan, Vec<DedupOperator>
     Ok((query.data, operators))
 }
 
+/// The query without the casts to the types of the table's columns, which INSERT puts on top: a
+/// column that became wider does not make it another query.
+fn before_insert(query: &LogicalPlan) -> Result<LogicalPlan> {
+    let LogicalPlan::Projection(top) = query else { return Ok(query.clone()) };
+    let bare = |expr: &Expr| -> Option<Expr> {
+        let Expr::Alias(alias) = expr else { return None };
+        let Expr::Cast(cast) = alias.expr.as_ref() else { return None };
+        let is_bare = matches!(cast.expr.as_ref(), Expr::Column(_) | Expr::Literal(..));
+        is_bare.then(|| cast.expr.as_ref().clone().alias(&alias.name))
+    };
+    if top.expr.iter().all(|expr| bare(expr).is_none()) {
+        return Ok(query.clone());
+    }
+    let plain = top.expr.iter().map(|expr| bare(expr).unwrap_or_else(|| expr.clone()));
+    LogicalPlanBuilder::from(top.input.as_ref().clone()).project(plain)?.build()
+}
+
 /// The query as text, with the identity of the data behind each source instead of its name.
 fn fingerprint(query: &LogicalPlan) -> Result<String> {
-    let mut text = query.display_indent().to_string();
+    let mut text = before_insert(query)?.display_indent().to_string();
     query.apply(|plan| {
         if let Some(table) = source_of(plan)
             && let Some(spec) = &table.options().watermark

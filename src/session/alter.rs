@@ -1,21 +1,27 @@
-//! ALTER TABLE of upsert tables: what a schema can become without rewriting the table.
+//! ALTER TABLE of upsert tables.
 //!
 //! ```text
-//!   ADD COLUMN c type            rows that are there have NULL
+//!   ADD COLUMN c type              rows that are there have NULL
 //!   ALTER COLUMN c DROP NOT NULL
-//!   anything else                refused, with the reason
+//!   ALTER COLUMN c TYPE type       a wider one; all files are written again
+//!   ADD CONSTRAINT n CHECK (..)    rows that are there are judged first
+//!   DROP CONSTRAINT n
+//!   anything else                  refused, with the reason
 //! ```
 
+use super::checks::{definition, is_enforced, spelled};
 use super::registry::Registry;
 use super::tables::options_of;
-use crate::delta::{DeltaError, DeltaTable, SchemaChange};
+use crate::delta::{CheckChange, DeltaError, DeltaTable, SchemaChange};
 use crate::error::Error;
+use arrow::datatypes::Field;
 use datafusion::common::TableReference;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast::{
     AlterColumnOperation, AlterTable, AlterTableOperation, ObjectName, Statement as SqlStatement,
+    TableConstraint,
 };
 use std::sync::Arc;
 
@@ -30,8 +36,16 @@ pub(super) fn as_alter(statement: &Statement) -> Option<&AlterTable> {
     }
 }
 
-/// Changes the schema of an upsert table, in one commit. Pipelines that write into it stop with a
-/// conflict; one whose query is then another is refused as any changed query is.
+/// What an ALTER TABLE asks for.
+enum Asked {
+    Columns(SchemaChange),
+    Checks(CheckChange),
+    /// The column in its new type.
+    Type(Field),
+}
+
+/// Changes an upsert table, in one commit. Pipelines that write into it stop with a conflict; one
+/// whose query is then another is refused as any changed query is.
 pub(super) async fn alter(
     context: &SessionContext,
     registry: &Registry,
@@ -41,15 +55,27 @@ pub(super) async fn alter(
     let Some(table) = registry.table_named(&name) else {
         return Err(refused(&name, "ALTER TABLE is for upsert tables of this session").into());
     };
-    let mut changes = Vec::with_capacity(statement.operations.len());
+    let (mut columns, mut checks, mut types) = (Vec::new(), Vec::new(), Vec::new());
     for operation in &statement.operations {
-        changes.extend(change(context, &table, operation).await?);
-    }
-    if changes.is_empty() {
-        return Ok(());
+        match change(context, &table, operation).await? {
+            Some(Asked::Columns(own)) => columns.push(own),
+            Some(Asked::Checks(own)) => checks.push(own),
+            Some(Asked::Type(own)) => types.push(own),
+            None => {}
+        }
     }
     let settings = options_of(&context.state()).delta();
-    let next = table.alter(changes, settings).await?;
+    let next = match (columns.is_empty(), checks.is_empty(), types.is_empty()) {
+        (true, true, true) => return Ok(()),
+        (false, true, true) => table.alter(columns, settings).await?,
+        (true, false, true) => table.alter_checks(&checks, settings).await?,
+        (true, true, false) => table.widen(&types, settings).await?,
+        _ => {
+            let reason =
+                "one ALTER TABLE changes columns, their types or constraints; write one for each";
+            return Err(refused(&name, reason).into());
+        }
+    };
     registry.replace_table(&name, &next);
     let reference = TableReference::from(name.as_str());
     context.deregister_table(reference.clone())?;
@@ -61,40 +87,58 @@ async fn change(
     context: &SessionContext,
     table: &Arc<DeltaTable>,
     operation: &AlterTableOperation,
-) -> Result<Option<SchemaChange>, Error> {
+) -> Result<Option<Asked>, Error> {
     let name = table.name();
-    match operation {
+    Ok(Some(match operation {
         AlterTableOperation::AddColumn { if_not_exists, column_def, .. } => {
             let known = table.columns().field_with_name(&column_def.name.value).is_ok();
             if *if_not_exists && known {
                 return Ok(None);
             }
-            // DataFusion knows what its types are called.
-            let create = format!("CREATE TABLE one ({column_def})");
-            let parsed = DFParser::parse_sql(&create)?.pop_front();
-            let parsed = parsed.ok_or_else(|| refused(name, "no column is named"))?;
-            let plan = context.state().statement_to_plan(parsed).await?;
-            let LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(create)) = plan else {
-                return Err(refused(name, "this is no column").into());
-            };
-            let field = create.input.schema().field(0).as_ref().clone();
+            let field = column(context, name, &column_def.to_string()).await?;
             if !field.is_nullable() {
                 let reason = "a new column cannot be NOT NULL: rows that are there have none";
                 return Err(refused(name, reason).into());
             }
-            Ok(Some(SchemaChange::Add(field)))
+            Asked::Columns(SchemaChange::Add(field))
         }
         AlterTableOperation::AlterColumn { column_name, op: AlterColumnOperation::DropNotNull } => {
-            Ok(Some(SchemaChange::DropNotNull(column_name.value.clone())))
+            Asked::Columns(SchemaChange::DropNotNull(spelled(column_name)))
+        }
+        AlterTableOperation::AlterColumn {
+            column_name,
+            op: AlterColumnOperation::SetDataType { data_type, using: None, .. },
+        } => {
+            let typed = column(context, name, &format!("{column_name} {data_type}")).await?;
+            Asked::Type(typed)
+        }
+        AlterTableOperation::AddConstraint {
+            constraint: TableConstraint::Check(check),
+            not_valid: false,
+        } if is_enforced(check) => Asked::Checks(CheckChange::Add(definition(check, None))),
+        AlterTableOperation::DropConstraint { if_exists, name, .. } => {
+            Asked::Checks(CheckChange::Drop { name: spelled(name), if_exists: *if_exists })
         }
         other => {
             let reason = format!(
-                "{other}: only ADD COLUMN and ALTER COLUMN ... DROP NOT NULL change a table without \
-                 rewriting it; for anything else write its rows into a new one"
+                "{other}: an upsert table knows ADD COLUMN, ALTER COLUMN ... DROP NOT NULL, ALTER \
+                 COLUMN ... TYPE, ADD CONSTRAINT ... CHECK and DROP CONSTRAINT; for anything else \
+                 write its rows into a new one"
             );
-            Err(refused(name, &reason).into())
+            return Err(refused(name, &reason).into());
         }
-    }
+    }))
+}
+
+/// The column that `definition` declares; DataFusion knows what its types are called.
+async fn column(context: &SessionContext, table: &str, definition: &str) -> Result<Field, Error> {
+    let parsed = DFParser::parse_sql(&format!("CREATE TABLE one ({definition})"))?.pop_front();
+    let parsed = parsed.ok_or_else(|| refused(table, "no column is named"))?;
+    let plan = context.state().statement_to_plan(parsed).await?;
+    let LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(create)) = plan else {
+        return Err(refused(table, "this is no column").into());
+    };
+    Ok(create.input.schema().field(0).as_ref().clone())
 }
 
 fn refused(table: &str, reason: &str) -> DeltaError {
@@ -102,10 +146,6 @@ fn refused(table: &str, reason: &str) -> DeltaError {
 }
 
 fn name_of(name: &ObjectName) -> String {
-    let parts = name.0.iter().filter_map(|part| part.as_ident());
-    let parts = parts.map(|part| match part.quote_style {
-        Some(_) => part.value.clone(),
-        None => part.value.to_ascii_lowercase(),
-    });
+    let parts = name.0.iter().filter_map(|part| part.as_ident()).map(spelled);
     parts.collect::<Vec<_>>().join(".")
 }

@@ -2,6 +2,7 @@
 
 use super::PipelineHandle;
 use super::alter::{alter, as_alter};
+use super::checks::keep_checks;
 use super::config::OnefoldOptions;
 use super::functions::{Function, TableFunction};
 use super::history::History;
@@ -213,7 +214,7 @@ impl OnefoldContextExt for SessionContext {
 
 async fn run_statement(
     context: &SessionContext,
-    parsed: ParsedStatement,
+    mut parsed: ParsedStatement,
 ) -> Result<DataFrame, Error> {
     let state = context.state();
     if let Some(statement) = as_alter(&parsed.statement)
@@ -222,6 +223,7 @@ async fn run_statement(
         alter(context, &registry, statement).await?;
         return Ok(context.read_empty()?);
     }
+    keep_checks(&mut parsed.statement);
     let mut plan = state.statement_to_plan(parsed.statement).await?;
     match &mut plan {
         LogicalPlan::Ddl(DdlStatement::CreateView(view)) => {

@@ -1,5 +1,6 @@
 //! `PipelineHandle`: a pipeline as a program holds it.
 
+use crate::delta::DeltaTable;
 use crate::error::Error;
 use crate::pipeline::{
     EpochOutcome, HistoryEntry, Pipeline, PipelineError, PipelineParts, PipelineStatus, history_of,
@@ -45,6 +46,12 @@ impl PipelineHandle {
             status,
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// The same pipeline, not yet opened, into `table`, which takes the same columns.
+    pub(super) fn for_table(&self, table: &Arc<DeltaTable>) -> Self {
+        let parts = PipelineParts { ledger: Arc::clone(table) as _, ..self.inner.parts.clone() };
+        Self::new(parts, self.table(), self.location())
     }
 
     /// Its name in the table.

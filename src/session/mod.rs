@@ -3,6 +3,7 @@
 //! Not here: anything that could be done by a room below.
 
 mod alter;
+mod checks;
 mod config;
 mod context;
 mod functions;

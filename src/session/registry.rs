@@ -3,6 +3,7 @@
 use super::PipelineHandle;
 use crate::delta::DeltaTable;
 use crate::types::{Clock, Entropy, SystemClock, SystemEntropy};
+use arrow::datatypes::Field;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -60,7 +61,8 @@ impl Registry {
         locked(&self.names).insert(name.to_owned(), Arc::clone(table));
     }
 
-    /// Puts the table as it is now in the place of the one it was.
+    /// Puts the table as it is now in the place of the one it was; for pipelines too, if it has the
+    /// columns that they were planned for.
     pub(super) fn replace_table(&self, name: &str, table: &Arc<DeltaTable>) {
         let url = table.location().url.to_string();
         for known in locked(&self.names).values_mut() {
@@ -69,7 +71,13 @@ impl Registry {
             }
         }
         locked(&self.names).insert(name.to_owned(), Arc::clone(table));
-        locked(&self.tables).insert(url, Arc::clone(table));
+        let old = locked(&self.tables).insert(url.clone(), Arc::clone(table));
+        if !old.is_some_and(|old| has_same_columns(&old, table)) {
+            return;
+        }
+        for pipeline in locked(&self.pipelines).iter_mut().filter(|own| own.location() == url) {
+            *pipeline = pipeline.for_table(table);
+        }
     }
 
     /// All pipelines, in the order of their INSERTs.
@@ -83,6 +91,13 @@ impl Registry {
         all.retain(|known| known.id() != pipeline.id() || known.table() != pipeline.table());
         all.push(pipeline);
     }
+}
+
+/// Whether a plan for the one fits the other: names and types are the same.
+fn has_same_columns(one: &DeltaTable, two: &DeltaTable) -> bool {
+    let (one, two) = (one.columns(), two.columns());
+    let typed = |own: &Arc<Field>| (own.name().clone(), own.data_type().clone());
+    one.fields().iter().map(typed).eq(two.fields().iter().map(typed))
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,5 +1,6 @@
 //! CREATE EXTERNAL TABLE for sources and upsert tables.
 
+use super::checks::OPTION;
 use super::config::OnefoldOptions;
 use super::registry::Registry;
 use crate::delta::{DeltaError, DeltaTable, TableDefinition};
@@ -65,7 +66,7 @@ async fn open_delta(
         return Err(definition("PARTITIONED BY is not supported yet").into());
     }
     let location = one_location(&name, command)?;
-    let (store, options): (HashMap<_, _>, HashMap<_, _>) = command
+    let (store, mut options): (HashMap<_, _>, HashMap<_, _>) = command
         .options
         .iter()
         .map(|(key, value)| (key.clone(), value.clone()))
@@ -82,24 +83,32 @@ async fn open_delta(
         })
         .map(|columns| columns.iter().map(|column| schema.field(*column).name().clone()).collect())
         .unwrap_or_default();
-    let declared =
-        (!schema.fields().is_empty()).then_some(TableDefinition { schema, primary_key, options });
-    let table = match registry.table_at(opened.url.as_str()) {
-        // One writer per table and process; what is declared must fit all the same.
-        Some(known) => {
+    let checks = match options.remove(OPTION) {
+        Some(checks) => serde_json::from_str(&checks)
+            .map_err(|error| definition(&format!("option '{OPTION}' cannot be read: {error}")))?,
+        None => Vec::new(),
+    };
+    let declared = TableDefinition { schema, primary_key, options, checks };
+    let declared = (!declared.schema.fields().is_empty()).then_some(declared);
+    let known = registry.table_at(opened.url.as_str());
+    if let Some(known) = &known {
+        known.refresh().await?;
+        if !known.is_altered().await {
+            // One writer per table and process; what is declared must fit all the same.
             if let Some(declared) = &declared {
                 known.check(declared)?;
             }
-            known.refresh().await?;
-            known
+            registry.add_table(&name, known);
+            return Ok(Arc::clone(known));
         }
-        None => {
-            let ports = (Arc::clone(&registry.entropy), Arc::clone(&registry.clock));
-            let settings = options_of(session).delta();
-            DeltaTable::create_or_open(&name, opened, declared, settings, ports).await?
-        }
-    };
-    registry.add_table(&name, &table);
+    }
+    let ports = (Arc::clone(&registry.entropy), Arc::clone(&registry.clock));
+    let settings = options_of(session).delta();
+    let table = DeltaTable::create_or_open(&name, opened, declared, settings, ports).await?;
+    match known {
+        Some(_) => registry.replace_table(&name, &table), // another process altered it
+        None => registry.add_table(&name, &table),
+    }
     Ok(table)
 }
 
