@@ -6,6 +6,7 @@ mod cli;
 mod crash;
 mod dml;
 mod explain;
+mod partitions;
 mod pipelines;
 mod process;
 mod rules;

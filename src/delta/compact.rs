@@ -4,11 +4,13 @@ use super::DeltaError;
 use super::data::{read_file, write_files};
 use super::files::LiveFile;
 use super::log::Change;
-use super::stage::{join, key_columns};
+use super::partition::present;
+use super::stage::{StagedFile, join, key_columns};
 use super::table::{DeltaTable, Writer};
 use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::runtime::SpawnedTask;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Rows that one compaction rewrites at most.
@@ -61,7 +63,7 @@ impl DeltaTable {
                 self.save_index(&mut writer, SAVED_SHARE).await;
                 return Ok((removed, added));
             }
-            let count = chosen.len() as u64;
+            let count = chosen.iter().map(Vec::len).sum::<usize>() as u64;
             match self.compact(&mut writer, chosen).await? {
                 Some(files) => {
                     removed += count;
@@ -86,11 +88,34 @@ impl DeltaTable {
         Ok(writer.snapshot.version())
     }
 
-    /// The files to rewrite, smallest first; empty if it is not worth a commit.
+    /// The files to rewrite, those of each partition together; none if it is not worth a commit.
+    fn choose(&self, writer: &Writer, effort: Effort) -> Vec<Vec<Arc<LiveFile>>> {
+        let mut partitions: BTreeMap<_, Vec<&Arc<LiveFile>>> = BTreeMap::new();
+        for file in writer.files.iter() {
+            partitions.entry(present(&file.partition)).or_default().push(file);
+        }
+        let mut partitions: Vec<_> = partitions.into_values().collect();
+        partitions.sort_by_key(|files| std::cmp::Reverse(files.len()));
+        let mut all: Vec<Vec<Arc<LiveFile>>> = Vec::new();
+        let mut total = 0;
+        for files in partitions {
+            let chosen = self.choose_among(&files, effort);
+            total += chosen.iter().map(|file| file.live_rows()).sum::<u64>();
+            if !all.is_empty() && total > ROWS_MAX {
+                break;
+            }
+            if !chosen.is_empty() {
+                all.push(chosen);
+            }
+        }
+        all
+    }
+
+    /// The files of one partition to rewrite, smallest first; none if they are not worth it.
     ///
     /// Of small files those are taken that are together not much smaller than the next larger one,
     /// so that a row is rewritten about as often as its file doubles.
-    fn choose(&self, writer: &Writer, effort: Effort) -> Vec<Arc<LiveFile>> {
+    fn choose_among(&self, files: &[&Arc<LiveFile>], effort: Effort) -> Vec<Arc<LiveFile>> {
         if self.settings.compact_rows_min == 0 && effort == Effort::Worthwhile {
             return Vec::new();
         }
@@ -99,8 +124,9 @@ impl DeltaTable {
             Effort::Worthwhile => file.masked_rows() * MASKED_SHARE >= file.rows,
             Effort::All => file.masked_rows() > 0,
         };
-        let mut chosen: Vec<_> =
-            writer.files.iter().filter(|file| is_small(file) || is_worn(file)).cloned().collect();
+        let is_chosen = |file: &&&Arc<LiveFile>| is_small(file) || is_worn(file);
+        let mut chosen: Vec<Arc<LiveFile>> =
+            files.iter().filter(is_chosen).map(|file| Arc::clone(file)).collect();
         chosen.sort_by_key(|file| file.live_rows());
         let mut total = 0;
         let fits = chosen.iter().take_while(|file| {
@@ -120,28 +146,20 @@ impl DeltaTable {
         if (chosen.len() as u64) < least { Vec::new() } else { chosen }
     }
 
-    /// Rewrites the files, sorted by key; returns how many there are then, or `None` after a lost
-    /// race.
+    /// Rewrites the files of each partition, sorted by key; returns how many there are then, or
+    /// `None` after a lost race.
     async fn compact(
         &self,
         writer: &mut Writer,
-        chosen: Vec<Arc<LiveFile>>,
+        chosen: Vec<Vec<Arc<LiveFile>>>,
     ) -> Result<Option<u64>, DeltaError> {
-        let schema = &self.shape.file;
-        let mut batches = Vec::new();
-        for file in &chosen {
-            let rows = read_file(&self.location, file, schema).await?;
-            batches.extend(rows.into_iter().map(|(batch, _)| batch));
+        let mut adds = Vec::new();
+        for files in &chosen {
+            adds.extend(self.rewrite(files).await?);
         }
-        let rows = concat_batches(schema, &batches)?;
-        drop(batches);
-        let keys = self.primary_key().to_vec();
-        let sorted = join(SpawnedTask::spawn_blocking(move || sort_by(&rows, &keys)));
-        let rows = sorted.await?;
-        let now_ms = self.clock.now_us() / 1_000;
-        let hashes = self.shape.hashes(&rows)?;
-        let adds = write_files(&self.location, &rows, &hashes, now_ms).await?;
+        let chosen: Vec<Arc<LiveFile>> = chosen.into_iter().flatten().collect();
         let files = chosen.len();
+        let rows: usize = adds.iter().map(|file| file.rows.num_rows()).sum();
         let first = writer.files.next_ordinal();
         let change = Change {
             is_compaction: true,
@@ -153,7 +171,7 @@ impl DeltaTable {
             tracing::debug!(table = self.name(), "table compaction lost a race, and gave up");
             return Ok(None);
         }
-        writer.changed = writer.changed.saturating_add(rows.num_rows() as u64);
+        writer.changed = writer.changed.saturating_add(rows as u64);
         if let Some(index) = &mut writer.index {
             for (number, file) in adds.iter().enumerate() {
                 for (row, hash) in file.hashes.iter().enumerate() {
@@ -161,8 +179,26 @@ impl DeltaTable {
                 }
             }
         }
-        tracing::info!(table = self.name(), files, rows = rows.num_rows(), "table compacted");
+        tracing::info!(table = self.name(), files, rows, "table compacted");
         Ok(Some(adds.len() as u64))
+    }
+
+    /// The rows of files of one partition in new files, sorted by key.
+    async fn rewrite(&self, files: &[Arc<LiveFile>]) -> Result<Vec<Arc<StagedFile>>, DeltaError> {
+        let schema = &self.shape.file;
+        let mut batches = Vec::new();
+        for file in files {
+            let rows = read_file(&self.location, file, schema).await?;
+            batches.extend(rows.into_iter().map(|(batch, _)| batch));
+        }
+        let rows = concat_batches(schema, &batches)?;
+        drop(batches);
+        let keys = self.primary_key().to_vec();
+        let sorted = join(SpawnedTask::spawn_blocking(move || sort_by(&rows, &keys)));
+        let rows = sorted.await?;
+        let now_ms = self.clock.now_us() / 1_000;
+        let (partitioning, hashes) = (&self.shape.partitioning, self.shape.hashes(&rows)?);
+        write_files(&self.location, partitioning, &rows, &hashes, now_ms).await
     }
 }
 

@@ -47,6 +47,7 @@ mod ledger;
 mod log;
 mod lookup;
 mod memory;
+mod partition;
 mod patch;
 mod provider;
 mod prune;

@@ -1,10 +1,13 @@
-//! Leaves files out of a scan that cannot hold a row it asks for, by the log's statistics.
+//! Leaves files out of a scan that cannot hold a row it asks for, by the log's statistics and by the
+//! partitions they belong to.
 
 use super::files::LiveFile;
+use super::partition::value_of;
 use arrow::array::{ArrayRef, BooleanArray, UInt64Array};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::DataType;
 use datafusion::common::pruning::PruningStatistics;
 use datafusion::common::{Column, ScalarValue};
+use datafusion::datasource::table_schema::TableSchema;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use serde_json::{Map, Value};
@@ -15,39 +18,50 @@ use std::sync::Arc;
 pub(super) fn prune(
     files: Vec<Arc<LiveFile>>,
     predicate: Option<&Arc<dyn PhysicalExpr>>,
-    schema: &SchemaRef,
+    columns: &TableSchema,
 ) -> Vec<Arc<LiveFile>> {
     let Some(predicate) = predicate else { return files };
     let Some(pruning) = PruningPredicateBuilder::new()
-        .with_file_schema(Arc::clone(schema))
+        .with_file_schema(Arc::clone(columns.table_schema()))
         .build(Arc::clone(predicate))
     else {
         return files;
     };
     let parsed = files.iter().map(|file| serde_json::from_str(&file.stats).unwrap_or_default());
-    let known = FileStats { schema: Arc::clone(schema), files: parsed.collect() };
+    let known = FileStats { columns, files: &files, stats: parsed.collect() };
     match pruning.prune(&known) {
         Ok(keep) => files.into_iter().zip(keep).filter(|(_, keep)| *keep).map(|(f, _)| f).collect(),
         Err(_) => files,
     }
 }
 
-struct FileStats {
-    schema: SchemaRef,
-    files: Vec<Map<String, Value>>,
+struct FileStats<'a> {
+    columns: &'a TableSchema,
+    files: &'a [Arc<LiveFile>],
+    stats: Vec<Map<String, Value>>,
 }
 
-impl FileStats {
+impl FileStats<'_> {
     fn column(&self, which: &str, column: &Column) -> Option<ArrayRef> {
-        let data_type = self.schema.field_with_name(&column.name).ok()?.data_type();
+        if let Some(values) = self.partition(column) {
+            return ScalarValue::iter_to_array(values).ok();
+        }
+        let data_type = self.columns.table_schema().field_with_name(&column.name).ok()?.data_type();
         let none = ScalarValue::try_from(data_type).ok()?;
-        let values = self.files.iter().map(|file| {
+        let values = self.stats.iter().map(|file| {
             let value = file.get(which)?.get(&column.name)?;
             scalar(value, data_type)
         });
         let values: Vec<ScalarValue> =
             values.map(|value| value.unwrap_or_else(|| none.clone())).collect();
         ScalarValue::iter_to_array(values).ok()
+    }
+
+    /// The value that the rows of each file have in a partition column; `None` for another column.
+    fn partition(&self, column: &Column) -> Option<Vec<ScalarValue>> {
+        let mut fields = self.columns.table_partition_cols().iter();
+        let field = fields.find(|field| *field.name() == column.name)?;
+        self.files.iter().map(|file| value_of(&file.partition, field).ok()).collect()
     }
 }
 
@@ -66,7 +80,7 @@ fn scalar(value: &Value, data_type: &DataType) -> Option<ScalarValue> {
     })
 }
 
-impl PruningStatistics for FileStats {
+impl PruningStatistics for FileStats<'_> {
     fn min_values(&self, column: &Column) -> Option<ArrayRef> {
         self.column("minValues", column)
     }
@@ -79,16 +93,25 @@ impl PruningStatistics for FileStats {
         self.files.len()
     }
 
-    fn null_counts(&self, _: &Column) -> Option<ArrayRef> {
-        None
+    fn null_counts(&self, column: &Column) -> Option<ArrayRef> {
+        let values = self.partition(column)?.into_iter().zip(self.files);
+        let counts = values.map(|(value, file)| if value.is_null() { file.rows } else { 0 });
+        Some(Arc::new(UInt64Array::from_iter_values(counts)))
     }
 
     fn row_counts(&self) -> Option<ArrayRef> {
-        let rows = self.files.iter().map(|file| file.get("numRecords").and_then(Value::as_u64));
-        Some(Arc::new(rows.collect::<UInt64Array>()))
+        Some(Arc::new(UInt64Array::from_iter_values(self.files.iter().map(|file| file.rows))))
     }
 
-    fn contained(&self, _: &Column, _: &HashSet<ScalarValue>) -> Option<BooleanArray> {
-        None
+    fn contained(&self, column: &Column, among: &HashSet<ScalarValue>) -> Option<BooleanArray> {
+        let values = self.partition(column)?;
+        let is_alike = |other: &ScalarValue| {
+            let own = values.first().map(ScalarValue::data_type);
+            !other.is_null() && own.is_none_or(|own| own == other.data_type())
+        };
+        among
+            .iter()
+            .all(is_alike)
+            .then(|| values.iter().map(|own| Some(among.contains(own))).collect())
     }
 }

@@ -5,6 +5,7 @@ use super::files::Files;
 use super::index::KeyIndex;
 use super::log::{DeltaLog, property, table_id};
 use super::memory::{Memory, STATE_DOMAIN};
+use super::partition::Partitioning;
 use super::patch::Owed;
 use super::rules::{OPTIONS, TableRules, canonical, option_differences};
 use super::schema::{HASH_KEY, INPUT, PRIMARY_KEY, differences, from_kernel, normalise, to_kernel};
@@ -29,8 +30,20 @@ pub struct TableDefinition {
     pub schema: SchemaRef,
     /// The columns of the primary key, in its order; at least one.
     pub primary_key: Vec<String>,
+    /// The columns that partition it, in the order of its folders; none in most tables.
+    pub partition_by: Vec<String>,
     /// Options of the table, without those of its store.
     pub options: HashMap<String, String>,
+}
+
+impl TableDefinition {
+    /// What INSERT takes, and the rules, if a table can be so.
+    fn checked(&self, name: &str) -> Result<(SchemaRef, TableRules), DeltaError> {
+        let input = normalise(name, &self.schema, &self.primary_key)?;
+        let rules = TableRules::try_new(name, &input, &self.primary_key, &self.options)?;
+        Partitioning::try_new(name, &stored(&input, &rules), &self.partition_by)?;
+        Ok((input, rules))
+    }
 }
 
 /// When a table is maintained.
@@ -135,12 +148,7 @@ impl DeltaTable {
     ) -> Result<Arc<Self>, DeltaError> {
         let log = DeltaLog::new(location.clone(), Arc::clone(&clock));
         let declared = match &definition {
-            Some(definition) => {
-                let TableDefinition { schema, primary_key, options } = definition;
-                let input = normalise(name, schema, primary_key)?;
-                let rules = TableRules::try_new(name, &input, primary_key, options)?;
-                Some((input, rules))
-            }
+            Some(definition) => Some(definition.checked(name)?),
             None => None,
         };
         let missing = || DeltaError::Missing { location: location.url.to_string() };
@@ -148,7 +156,8 @@ impl DeltaTable {
             (Some(snapshot), ..) => snapshot,
             (None, Some(definition), Some((input, rules))) => {
                 let properties = properties(definition, input, rules, entropy.as_ref())?;
-                log.create(to_kernel(&stored(input, rules))?, properties).await?;
+                let schema = to_kernel(&stored(input, rules))?;
+                log.create(schema, &definition.partition_by, properties).await?;
                 log.load().await?.ok_or_else(missing)?
             }
             (None, ..) => return Err(missing()),
@@ -231,12 +240,12 @@ impl DeltaTable {
     ///
     /// [`DeltaError::Mismatch`] with each difference.
     pub fn check(&self, definition: &TableDefinition) -> Result<(), DeltaError> {
-        let TableDefinition { schema, primary_key, options } = definition;
-        let declared = normalise(self.name(), schema, primary_key)?;
-        TableRules::try_new(self.name(), &declared, primary_key, options)?;
+        let (declared, _) = definition.checked(self.name())?;
+        let TableDefinition { primary_key, partition_by, options, .. } = definition;
         let own = (declared.as_ref(), primary_key.as_slice());
         let found = (self.shape.input.as_ref(), self.primary_key());
         let mut all = differences(own, found);
+        all.extend(self.shape.partitioning.difference(partition_by));
         all.extend(option_differences(&canonical(options), &self.options));
         let differences = all.join("; ");
         if differences.is_empty() {
@@ -386,7 +395,10 @@ fn shape_of(
     let known = known.and_then(|digits| u128::from_str_radix(digits, 16).ok());
     let hasher =
         KeyHasher::try_new(known.map_or_else(|| entropy.bits(), u128::to_be_bytes), &types)?;
-    Ok(RowShape::new(name.to_owned(), input, primary_key, hasher, rules))
+    let partition_by = snapshot.table_configuration().metadata().partition_columns();
+    let partitioning = Partitioning::try_new(name, &schema, partition_by)?;
+    let shape = RowShape::new(name.to_owned(), input, primary_key, hasher, rules);
+    Ok(shape.with_partitioning(partitioning))
 }
 
 /// What INSERT took when the table was created, and the columns that came since.

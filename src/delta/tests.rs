@@ -215,6 +215,7 @@ async fn another_definition_is_refused_with_the_differences() {
     let other = TableDefinition {
         schema: Arc::new(Schema::new(fields)),
         primary_key: vec!["k".to_owned()],
+        partition_by: Vec::new(),
         options: std::collections::HashMap::new(),
     };
     let error = open_as(&location, Some(other), settings()).await.unwrap_err().to_string();
@@ -506,6 +507,7 @@ fn definition() -> TableDefinition {
     TableDefinition {
         schema: Arc::new(Schema::new(fields)),
         primary_key: vec!["k".to_owned()],
+        partition_by: Vec::new(),
         options: std::collections::HashMap::new(),
     }
 }

@@ -11,7 +11,7 @@ use crate::store::{is_store_option, open_location};
 use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
-use datafusion::common::{Constraint, Result};
+use datafusion::common::{Column, Constraint, Result};
 use datafusion::logical_expr::CreateExternalTable;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -61,8 +61,11 @@ async fn open_delta(
     if command.unbounded {
         return Err(definition("an upsert table is not UNBOUNDED").into());
     }
-    if !command.table_partition_cols.is_empty() {
-        return Err(definition("PARTITIONED BY is not supported yet").into());
+    let partition_by = partition_columns(session, command);
+    if !partition_by.is_empty() && command.schema.fields().is_empty() {
+        let reason =
+            "PARTITIONED BY needs the table's columns; leave it out to open a table as it is";
+        return Err(definition(reason).into());
     }
     let location = one_location(&name, command)?;
     let (store, options): (HashMap<_, _>, HashMap<_, _>) = command
@@ -82,8 +85,12 @@ async fn open_delta(
         })
         .map(|columns| columns.iter().map(|column| schema.field(*column).name().clone()).collect())
         .unwrap_or_default();
-    let declared =
-        (!schema.fields().is_empty()).then_some(TableDefinition { schema, primary_key, options });
+    let declared = (!schema.fields().is_empty()).then_some(TableDefinition {
+        schema,
+        primary_key,
+        partition_by,
+        options,
+    });
     let table = match registry.table_at(opened.url.as_str()) {
         // One writer per table and process; what is declared must fit all the same.
         Some(known) => {
@@ -131,6 +138,17 @@ pub(super) async fn open_source(
     });
     let options = SourceTableOptions { watermark, is_unbounded: command.unbounded };
     Ok(SourceTable::try_new(&name, source, options)?)
+}
+
+/// The columns of PARTITIONED BY: the statement has them as they were written.
+fn partition_columns(session: &dyn Session, command: &CreateExternalTable) -> Vec<String> {
+    let folds = session.config().options().sql_parser.enable_ident_normalization;
+    let written = command.table_partition_cols.iter();
+    let column = |name: &String| match folds {
+        true => Column::from_qualified_name(name).name,
+        false => Column::from_qualified_name_ignore_case(name).name,
+    };
+    written.map(column).collect()
 }
 
 /// The settings of `session`.
