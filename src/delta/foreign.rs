@@ -3,7 +3,7 @@
 use super::DeltaTable;
 use super::data::{read_file, write_files};
 use super::restore::described;
-use super::tests::{batch, open, settings};
+use super::tests::{batch, open_as, settings};
 use super::vectors;
 use crate::store::Location;
 use crate::types::{Clock, SystemClock};
@@ -16,14 +16,14 @@ use serde_json::json;
 use std::sync::Arc;
 
 pub(super) async fn append(location: &Location, rows: &[(i64, i64)]) {
-    let table = open(location, settings()).await.unwrap();
+    let table = open_as(location, None, settings()).await.unwrap();
     let batch = batch(0, rows).project(&[0, 1, 2]).unwrap();
     let adds = write(&table, &batch).await;
     commit(&table, adds, "WRITE").await;
 }
 
 pub(super) async fn delete(location: &Location, keys: std::ops::Range<i64>) {
-    let table = open(location, settings()).await.unwrap();
+    let table = open_as(location, None, settings()).await.unwrap();
     let mut lines = Vec::new();
     for file in table.view().files.iter() {
         let mut masked: RoaringTreemap =
@@ -55,7 +55,7 @@ pub(super) async fn delete(location: &Location, keys: std::ops::Range<i64>) {
 }
 
 pub(super) async fn compact(location: &Location) {
-    let table = open(location, settings()).await.unwrap();
+    let table = open_as(location, None, settings()).await.unwrap();
     let (mut batches, mut lines) = (Vec::new(), Vec::new());
     for file in table.view().files.iter() {
         let read = read_file(location, file, &table.shape.file).await.unwrap();

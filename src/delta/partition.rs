@@ -329,3 +329,134 @@ fn encode(text: &str, escaped: impl Fn(u8) -> bool) -> String {
     }
     String::from_utf8_lossy(&encoded).into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commit::EpochRows;
+    use crate::delta::foreign;
+    use crate::delta::stage::show;
+    use crate::delta::table::{DeltaTable, TableDefinition};
+    use crate::delta::tests::{batch, definition, index_is_what_a_scan_finds, open_as, settings};
+    use crate::store::Location;
+    use arrow::array::{Date32Array, TimestampMicrosecondArray};
+    use object_store::memory::InMemory;
+
+    #[test]
+    fn folders_are_named_as_hive_names_them_and_paths_as_urls_do() {
+        let by = Partitioning::try_new("t", &schema(DataType::Utf8), &["p".to_owned()]).unwrap();
+        let folder =
+            |text: &str| by.folder(&Values::from([("p".to_owned(), Some(text.to_owned()))]));
+        for (text, expected) in [
+            ("US", "p=US/"),
+            ("a%c", "p=a%2525c/"),
+            ("a ", "p=a%20/"),
+            ("Serbia/srb%", "p=Serbia%252Fsrb%2525/"),
+            ("a{b}", "p=a%257Bb%7D/"),
+            ("2024-01-01 10:00:00", "p=2024-01-01%2010%253A00%253A00/"),
+            ("M\u{fc}", "p=M%C3%BC/"),
+            ("\u{7f}|`<>", "p=%257F%7C%60%3C%3E/"),
+            ("a&b+c$d;e,f@g!(h)~", "p=a&b+c$d;e,f@g!(h)~/"),
+        ] {
+            assert_eq!(folder(text), expected);
+        }
+        assert_eq!(by.folder(&Values::new()), "p=__HIVE_DEFAULT_PARTITION__/");
+        assert_eq!(folder(&"x".repeat(253)).len(), 256);
+        assert_eq!(folder(&"x".repeat(254)), "");
+    }
+
+    #[test]
+    fn the_first_and_the_last_day_come_back_and_those_beyond_are_refused() {
+        let edges = [*DAYS.start(), *DAYS.end(), 0, -1];
+        let beyond = [*DAYS.start() - 1, *DAYS.end() + 1];
+        let utc = DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, Some("UTC".into()));
+        let local = DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, None);
+        for data_type in [DataType::Date32, utc, local] {
+            let schema = schema(data_type.clone());
+            let by = Partitioning::try_new("t", &schema, &["p".to_owned()]).unwrap();
+            let column = |day: i64| -> ArrayRef {
+                let time = day * DAY_US + DAY_US - 1;
+                match &data_type {
+                    DataType::Date32 => Arc::new(Date32Array::from(vec![day as i32])),
+                    DataType::Timestamp(_, zone) => Arc::new(
+                        TimestampMicrosecondArray::from(vec![time]).with_timezone_opt(zone.clone()),
+                    ),
+                    other => panic!("{other}"),
+                }
+            };
+            for day in edges {
+                let values = by.values(&[column(day)], 0).unwrap();
+                let found = column_of(&values, &schema.field(0).clone(), 1).unwrap();
+                assert_eq!(&found, &column(day), "{values:?}");
+            }
+            for day in beyond {
+                let error = by.values(&[column(day)], 0).unwrap_err().to_string();
+                assert!(error.contains("outside of years 1 to 9999"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn times_and_numbers_of_other_writers_are_read() {
+        let read = |text: &str, data_type: DataType| {
+            let values = Values::from([("p".to_owned(), Some(text.to_owned()))]);
+            let value = value_of(&values, schema(data_type).field(0));
+            value.map(|value| value.to_string()).map_err(|error| error.to_string())
+        };
+        let utc = DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, Some("UTC".into()));
+        for (text, data_type, expected) in [
+            ("1970-01-01 00:00:01", utc.clone(), "1000000"),
+            ("1970-01-01T00:00:01.5Z", utc, "1500000"),
+            ("1.5", DataType::Decimal128(10, 1), "1.5"),
+            ("", DataType::Utf8, "NULL"),
+            ("TRUE", DataType::Boolean, "true"),
+        ] {
+            assert_eq!(read(text, data_type).unwrap(), expected, "{text}");
+        }
+        let wrong = read("x1", DataType::Int32).unwrap_err();
+        assert!(wrong.contains("partition column p is Some(\"x1\") in the log"), "{wrong}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn partitions_that_another_engine_writes_deletes_and_compacts_are_taken_over() {
+        let location = Location::from_store("memory:///t", Arc::new(InMemory::new())).unwrap();
+        let open = async || {
+            let definition = TableDefinition { partition_by: vec!["s".to_owned()], ..definition() };
+            open_as(&location, Some(definition), settings()).await.unwrap()
+        };
+        let table: Arc<DeltaTable> = open().await;
+        let write = async |rows: &[(i64, i64)]| {
+            let rows = EpochRows { partitions: vec![vec![batch(0, rows)]] };
+            let staged = table.stage_rows(rows).await.unwrap();
+            table.write(&staged, None).await.unwrap();
+        };
+        write(&[(1, 2), (2, 4), (3, 5)]).await;
+        index_is_what_a_scan_finds(&table).await;
+        foreign::append(&location, &[(2, 3), (4, 6), (7, 7)]).await;
+        write(&[(1, 3)]).await;
+        index_is_what_a_scan_finds(&table).await;
+        foreign::delete(&location, 3..5).await;
+        foreign::compact(&location).await;
+        write(&[(7, 8)]).await;
+        index_is_what_a_scan_finds(&table).await;
+        for table in [&table, &open().await] {
+            let none = table.changes(0, table.version()).await.unwrap();
+            let shown = |row| show(&none, row);
+            let mut rows: Vec<String> = (0..none.num_rows()).map(shown).collect();
+            rows.sort();
+            let expected = [
+                "{k: 1, v: 3, s: NULL, _change_type: insert}",
+                "{k: 2, v: 3, s: NULL, _change_type: insert}",
+                "{k: 7, v: 8, s: 7, _change_type: insert}",
+            ];
+            assert_eq!(rows, expected);
+        }
+    }
+
+    fn schema(data_type: DataType) -> Schema {
+        Schema::new(vec![
+            Field::new("p", data_type, true),
+            Field::new("rest", DataType::Int64, true),
+        ])
+    }
+}

@@ -404,7 +404,7 @@ async fn a_saved_index_is_used_and_one_that_is_damaged_foreign_or_lost_is_not() 
 }
 
 /// I9: the index of the writer has every live row at its place, and no other.
-async fn index_is_what_a_scan_finds(table: &Arc<DeltaTable>) {
+pub(super) async fn index_is_what_a_scan_finds(table: &Arc<DeltaTable>) {
     let mut writer = table.writer.lock().await;
     table.catch_up(&mut writer).await.unwrap();
     table.prepare(&mut writer).await.unwrap();
@@ -498,7 +498,7 @@ pub(super) async fn open(
     open_as(location, Some(definition()), settings).await
 }
 
-fn definition() -> TableDefinition {
+pub(super) fn definition() -> TableDefinition {
     let fields = vec![
         Field::new("k", DataType::Int64, false),
         Field::new("v", DataType::Int64, true),
@@ -547,7 +547,7 @@ async fn health(location: &Location) -> Health {
     }
 }
 
-async fn open_as(
+pub(super) async fn open_as(
     location: &Location,
     definition: Option<TableDefinition>,
     settings: DeltaSettings,
