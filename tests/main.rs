@@ -6,6 +6,7 @@ mod cli;
 mod crash;
 mod dml;
 mod explain;
+mod partition_model;
 mod partitions;
 mod pipelines;
 mod process;

@@ -1,17 +1,16 @@
 //! Tables in partitions: what is written where, what is read back, and what is not read at all.
 
-use crate::support;
 use crate::support::tables::{World, refusal, rows, run};
 use futures::TryStreamExt;
-use onefold::datafusion::prelude::SessionContext;
 use onefold::object_store::memory::InMemory;
 use onefold::object_store::path::Path;
 use onefold::object_store::{ObjectStore, ObjectStoreExt};
 use onefold::prelude::*;
-use proptest::prelude::*;
+use onefold::testing::AgedStore;
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 const TABLE: &str = "CREATE EXTERNAL TABLE t (p VARCHAR, k BIGINT NOT NULL, day DATE, v BIGINT,
     PRIMARY KEY (k)) STORED AS DELTA PARTITIONED BY (day, p) LOCATION 'memory:///t'";
@@ -66,6 +65,31 @@ async fn rows_lie_in_the_folders_of_their_values_and_files_do_not_repeat_them() 
     assert_eq!(rows(&context, "SELECT * FROM raw ORDER BY k").await, ["1 10", "3 30"]);
 }
 
+/// Filters over the columns of [`every_type_comes_back_as_it_went_and_can_be_asked_for`].
+const ASKED: [&str; 21] = [
+    "true",
+    "a",
+    "NOT a",
+    "a IS NULL",
+    "b > 0",
+    "c = -32768",
+    "d IN (0, 5, 2147483647)",
+    "e < 0",
+    "f >= DATE '1970-01-01'",
+    "f BETWEEN DATE '0001-01-01' AND DATE '1000-01-01'",
+    "g < TIMESTAMP '1970-01-01T00:00:00'",
+    "g = TIMESTAMP '1969-12-31T23:59:59.999999'",
+    "h = TIMESTAMP '2026-05-01T10:00:00.000001Z'",
+    "i = -0.005",
+    "i <> 0",
+    "j = 'x y'",
+    "j LIKE '2026%'",
+    "j IS NOT NULL AND k + b > 100",
+    "NOT (j = '0' OR b > 3)",
+    "(j = 'x y' AND l = 1) OR (a IS NULL AND l > 2)",
+    "l > 1 AND length(j) > 2",
+];
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_type_comes_back_as_it_went_and_can_be_asked_for() {
     let world = World::new();
@@ -96,32 +120,17 @@ async fn every_type_comes_back_as_it_went_and_can_be_asked_for() {
         .unwrap();
     }
     let again = world.session();
-    run(&again, "CREATE EXTERNAL TABLE t STORED AS DELTA LOCATION 'memory:///t'").await.unwrap();
-    run(&again, "CREATE EXTERNAL TABLE plain STORED AS DELTA LOCATION 'memory:///plain'")
-        .await
-        .unwrap();
-    for context in [&context, &again] {
-        for asked in [
-            "true",
-            "a",
-            "NOT a",
-            "a IS NULL",
-            "b > 0",
-            "c = -32768",
-            "d IN (0, 5, 2147483647)",
-            "e < 0",
-            "f >= DATE '1970-01-01'",
-            "f BETWEEN DATE '0001-01-01' AND DATE '1000-01-01'",
-            "g < TIMESTAMP '1970-01-01T00:00:00'",
-            "g = TIMESTAMP '1969-12-31T23:59:59.999999'",
-            "h = TIMESTAMP '2026-05-01T10:00:00.000001Z'",
-            "i = -0.005",
-            "i <> 0",
-            "j = 'x y'",
-            "j LIKE '2026%'",
-            "j IS NOT NULL AND k + b > 100",
-            "NOT (j = '0' OR b > 3)",
-        ] {
+    let pushing = world.session();
+    run(&pushing, "SET datafusion.execution.parquet.pushdown_filters = true").await.unwrap();
+    for name in ["t", "plain"] {
+        let open =
+            format!("CREATE EXTERNAL TABLE {name} STORED AS DELTA LOCATION 'memory:///{name}'");
+        for context in [&again, &pushing] {
+            run(context, &open).await.unwrap();
+        }
+    }
+    for context in [&context, &again, &pushing] {
+        for asked in ASKED {
             let query = |table: &str| format!("SELECT * FROM {table} WHERE {asked} ORDER BY k");
             let expected = rows(context, &query("plain")).await;
             assert_eq!(rows(context, &query("t")).await, expected, "{asked}");
@@ -309,12 +318,54 @@ async fn a_row_moves_when_its_partition_changes_and_its_key_stays_unique() {
     assert_eq!(rows(&again, "SELECT v FROM one WHERE p = 'b'").await, ["4"]);
     for insert in ["INSERT INTO one VALUES ('', 1)", "REPLACE INTO one VALUES ('', 1)"] {
         let empty = refusal(&again, insert).await;
-        assert!(empty.contains("column p is NULL"), "{empty}");
+        assert!(empty.contains("an empty text is NULL to Delta"), "{empty}");
+    }
+    let told = "CREATE EXTERNAL TABLE told (k BIGINT NOT NULL, PRIMARY KEY (k)) STORED AS DELTA
+        PARTITIONED BY (day DATE NOT NULL) LOCATION 'memory:///told'";
+    run(&context, told).await.unwrap();
+    let insert = "INSERT INTO told SELECT n, CASE WHEN n = 1 THEN DATE '2026-01-01' END
+        FROM (SELECT 1 AS n UNION ALL SELECT 2)";
+    let error = refusal(&context, insert).await;
+    assert!(error.contains("column day is NULL in row {k: 2, day: NULL}"), "{error}");
+    run(&context, "ALTER TABLE told ALTER COLUMN day DROP NOT NULL").await.unwrap();
+    run(&context, insert).await.unwrap();
+    let found = rows(&context, "SELECT day, k FROM told ORDER BY k").await;
+    assert_eq!(found, ["2026-01-01 1", "NULL 2"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn vacuum_empties_folders_of_what_no_version_names_and_of_nothing_else() {
+    let mut world = World::new();
+    world.settings.retention_hours = 0; // no vacuum but ours
+    let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    world.store = Arc::new(AgedStore::new(inner, world.clock.as_ref().clone()));
+    let context = world.session();
+    run(&context, TABLE).await.unwrap();
+    for round in 0..30 {
+        let values: Vec<String> = (0..4)
+            .map(|key| format!("('a/% {key}', {}, NULL, {round})", key + round % 3))
+            .collect();
+        run(&context, &format!("INSERT INTO t VALUES {}", values.join(", "))).await.unwrap();
+        world.clock.advance(Duration::from_hours(4));
+    }
+    world.clock.advance(Duration::from_hours(40));
+    run(&context, "INSERT INTO t VALUES ('last', 1, NULL, 1); CHECKPOINT t").await.unwrap();
+    world.clock.advance(Duration::from_hours(40));
+    run(&context, "INSERT INTO t VALUES ('later', 2, NULL, 2)").await.unwrap();
+    let (before, all) =
+        (files(&world.store).await, rows(&context, "SELECT * FROM t ORDER BY k").await);
+    run(&context, "VACUUM t RETAIN 24 HOURS").await.unwrap();
+    let after = files(&world.store).await;
+    assert!(after.len() * 4 < before.len(), "{} of {}", after.len(), before.len());
+    let again = world.session();
+    run(&again, TABLE).await.unwrap();
+    for context in [&context, &again] {
+        assert_eq!(rows(context, "SELECT * FROM t ORDER BY k").await, all);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_table_compaction_keeps_partitions_apart_and_vacuum_keeps_what_is_live() {
+async fn a_table_compaction_keeps_partitions_apart_and_the_past_can_be_read() {
     let mut world = World::new();
     world.settings.compact_files_min = 1_000;
     let context = world.session();
@@ -431,159 +482,6 @@ async fn rows_of_too_many_partitions_are_refused_and_nothing_is_written() {
     let error = refusal(&context, insert).await;
     assert!(error.contains("rows of 10000 partitions at most"), "{error}");
     assert_eq!(rows(&context, "SELECT count(*) FROM t").await, ["0"]);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pipeline_fills_partitions_and_goes_on_where_it_was() {
-    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-    let (source, how) =
-        (support::source(2), support::How { epoch_rows_max: 9, ..Default::default() });
-    let mut expected: BTreeMap<i64, (i64, i64)> = BTreeMap::new();
-    for round in 0..3 {
-        for partition in 0..2 {
-            let numbers = (0..20).map(|row| (round * 20 + row) * 2 + partition);
-            let log: Vec<support::Row> =
-                numbers.map(|number| (None, Some(number), number)).collect();
-            for (_, _, number) in &log {
-                // Keys that come from one partition of the source only.
-                let key = number % 14;
-                expected.insert(key, (number / 14 % 3, *number));
-            }
-            source.push(&format!("p{partition}"), &support::batch(&log)).unwrap();
-        }
-        let context = support::session(&store, &source, how).await.unwrap();
-        run(
-            &context,
-            "CREATE EXTERNAL TABLE parts (part BIGINT, k BIGINT NOT NULL, n BIGINT, PRIMARY KEY (k))
-             STORED AS DELTA PARTITIONED BY (part) LOCATION 'memory:///t';
-             INSERT INTO parts SELECT n / 14 % 3, n % 14, n FROM events",
-        )
-        .await
-        .unwrap();
-        context.pipeline("parts").unwrap().run_until_idle().await.unwrap();
-        let found = rows(&context, "SELECT k, part, n FROM parts ORDER BY k").await;
-        let all = expected.iter().map(|(key, (part, number))| format!("{key} {part} {number}"));
-        assert_eq!(found, all.collect::<Vec<_>>());
-    }
-}
-
-/// One step of a random life.
-#[derive(Clone, Debug)]
-enum Step {
-    Insert(Vec<(i64, u8, i64)>),
-    Move(i64, u8),
-    Delete(u8),
-    Raise(u8),
-    Optimize,
-    Reopen,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let row = (0..25_i64, 0..5_u8, 0..1_000_i64);
-    prop_oneof![
-        5 => proptest::collection::vec(row, 1..12).prop_map(Step::Insert),
-        2 => (0..25_i64, 0..5_u8).prop_map(|(key, part)| Step::Move(key, part)),
-        1 => (0..5_u8).prop_map(Step::Delete),
-        1 => (0..5_u8).prop_map(Step::Raise),
-        1 => Just(Step::Optimize),
-        1 => Just(Step::Reopen),
-    ]
-}
-
-/// Partition 0 is NULL.
-fn text(part: u8) -> String {
-    if part == 0 { "NULL".to_owned() } else { format!("'p {part}'") }
-}
-
-fn asked(part: u8) -> String {
-    if part == 0 { "p IS NULL".to_owned() } else { format!("p = {}", text(part)) }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16))]
-
-    #[test]
-    fn a_table_in_partitions_equals_a_map(
-        steps in proptest::collection::vec(step(), 1..16),
-        kind in 0..3_usize,
-    ) {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-        runtime.unwrap().block_on(live(steps, kind));
-    }
-}
-
-/// Kinds: the last row counts; the highest `v` counts; the sum of all `v` does.
-async fn live(steps: Vec<Step>, kind: usize) {
-    let options =
-        ["", "OPTIONS ('sequence_by' 'v')", "OPTIONS ('merge_mode' 'aggregate', 'merge.v' 'sum')"];
-    let create = format!(
-        "CREATE EXTERNAL TABLE t (k BIGINT NOT NULL, p VARCHAR, v BIGINT NOT NULL, PRIMARY KEY (k))
-         STORED AS DELTA PARTITIONED BY (p) LOCATION 'memory:///t' {}",
-        options[kind]
-    );
-    let world = World::new();
-    let mut context = world.session();
-    run(&context, &create).await.unwrap();
-    let mut model: BTreeMap<i64, (u8, i64)> = BTreeMap::new();
-    // Where rows have sequences a delete beats older ones.
-    let mut buried: BTreeMap<i64, i64> = BTreeMap::new();
-    for step in steps {
-        let statement = match &step {
-            Step::Insert(own) => {
-                for (key, part, value) in own {
-                    match (kind, model.get(key).copied()) {
-                        (1, Some(old)) if old.1 > *value => None,
-                        (1, None) if buried.get(key).is_some_and(|old| old > value) => None,
-                        (2, Some(old)) => model.insert(*key, (*part, old.1 + value)),
-                        _ => model.insert(*key, (*part, *value)),
-                    };
-                }
-                let values = own.iter().map(|(k, p, v)| format!("({k}, {}, {v})", text(*p)));
-                format!("INSERT INTO t VALUES {}", values.collect::<Vec<_>>().join(", "))
-            }
-            Step::Move(key, part) => {
-                if let Some(row) = model.get_mut(key) {
-                    row.0 = *part;
-                }
-                format!("UPDATE t SET p = {} WHERE k = {key}", text(*part))
-            }
-            Step::Delete(part) => {
-                let gone = model.iter().filter(|(_, row)| row.0 == *part);
-                buried.extend(gone.map(|(key, row)| (*key, row.1)));
-                model.retain(|_, (own, _)| own != part);
-                format!("DELETE FROM t WHERE {}", asked(*part))
-            }
-            Step::Raise(part) => {
-                model.values_mut().filter(|row| row.0 == *part).for_each(|row| row.1 += 1);
-                format!("UPDATE t SET v = v + 1 WHERE {}", asked(*part))
-            }
-            Step::Optimize => "OPTIMIZE t".to_owned(),
-            Step::Reopen => {
-                context = world.session();
-                create.clone()
-            }
-        };
-        run(&context, &statement).await.unwrap();
-        is_equal(&context, &model, &statement).await;
-    }
-}
-
-async fn is_equal(context: &SessionContext, model: &BTreeMap<i64, (u8, i64)>, after: &str) {
-    let shown = |key: &i64, (part, value): &(u8, i64)| {
-        format!("{key} {} {value}", text(*part).replace('\'', ""))
-    };
-    let expected: Vec<String> = model.iter().map(|(key, row)| shown(key, row)).collect();
-    assert_eq!(rows(context, "SELECT * FROM t ORDER BY k").await, expected, "after {after}");
-    for part in 0..5_u8 {
-        let own = model.iter().filter(|(_, row)| row.0 == part);
-        let expected: Vec<String> = own.map(|(key, row)| shown(key, row)).collect();
-        let query = format!("SELECT * FROM t WHERE {} ORDER BY k", asked(part));
-        assert_eq!(rows(context, &query).await, expected, "{query} after {after}");
-    }
-    if let Some((key, row)) = model.first_key_value() {
-        let query = format!("SELECT * FROM t WHERE k = {key}");
-        assert_eq!(rows(context, &query).await, [shown(key, row)], "after {after}");
-    }
 }
 
 /// The actions of one commit.

@@ -10,11 +10,14 @@ use super::table::{DeltaTable, Writer};
 use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::runtime::SpawnedTask;
+use futures::{StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Rows that one compaction rewrites at most.
 const ROWS_MAX: u64 = 2_000_000;
+/// Partitions rewritten side by side.
+const REWRITES: usize = 8;
 /// The share of keys that must have changed for the index to be saved, one in so many: beside
 /// commits, and when there is time.
 const BUSY_SHARE: usize = 1;
@@ -153,10 +156,10 @@ impl DeltaTable {
         writer: &mut Writer,
         chosen: Vec<Vec<Arc<LiveFile>>>,
     ) -> Result<Option<u64>, DeltaError> {
-        let mut adds = Vec::new();
-        for files in &chosen {
-            adds.extend(self.rewrite(files).await?);
-        }
+        let rewrites = chosen.clone().into_iter().map(|files| self.rewrite(files));
+        let written: Vec<Vec<Arc<StagedFile>>> =
+            futures::stream::iter(rewrites).buffered(REWRITES).try_collect().await?;
+        let adds: Vec<Arc<StagedFile>> = written.into_iter().flatten().collect();
         let chosen: Vec<Arc<LiveFile>> = chosen.into_iter().flatten().collect();
         let files = chosen.len();
         let rows: usize = adds.iter().map(|file| file.rows.num_rows()).sum();
@@ -184,11 +187,11 @@ impl DeltaTable {
     }
 
     /// The rows of files of one partition in new files, sorted by key.
-    async fn rewrite(&self, files: &[Arc<LiveFile>]) -> Result<Vec<Arc<StagedFile>>, DeltaError> {
+    async fn rewrite(&self, files: Vec<Arc<LiveFile>>) -> Result<Vec<Arc<StagedFile>>, DeltaError> {
         let schema = &self.shape.file;
         let mut batches = Vec::new();
         for file in files {
-            let rows = read_file(&self.location, file, schema).await?;
+            let rows = read_file(&self.location, &file, schema).await?;
             batches.extend(rows.into_iter().map(|(batch, _)| batch));
         }
         let rows = concat_batches(schema, &batches)?;

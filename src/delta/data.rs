@@ -82,17 +82,18 @@ pub(super) async fn write_files(
 ) -> Result<Vec<Arc<StagedFile>>, DeltaError> {
     let mut files = Vec::new();
     for part in partitioning.cut(rows.clone(), hashes.to_vec())? {
-        let mut from = 0;
-        while from < part.rows.num_rows() {
-            let length = (part.rows.num_rows() - from).min(FILE_ROWS_MAX);
+        let mut rest = part;
+        while rest.rows.num_rows() > FILE_ROWS_MAX {
+            let left = rest.rows.num_rows() - FILE_ROWS_MAX;
             files.push(FileRows {
-                partition: part.partition.clone(),
-                folder: part.folder.clone(),
-                rows: part.rows.slice(from, length),
-                hashes: part.hashes[from..from + length].to_vec(),
+                partition: rest.partition.clone(),
+                folder: rest.folder.clone(),
+                hashes: rest.hashes.drain(..FILE_ROWS_MAX).collect(),
+                rows: rest.rows.slice(0, FILE_ROWS_MAX),
             });
-            from += length;
+            rest.rows = rest.rows.slice(FILE_ROWS_MAX, left);
         }
+        files.extend(Some(rest).filter(|rest| rest.rows.num_rows() > 0));
     }
     write_each(location, files, now_ms).await
 }

@@ -8,6 +8,7 @@
 //!                                          |
 //!                     one commit: adds, vectors, removes, txn, domain metadata
 //!
+//!   partition  the columns that name folders: the log has their values, files do not
 //!   dml        statements that change rows: planned here, from what the user wrote
 //!   travel     the table as it was; changes, restore
 //!   compact    table compaction, checkpoints; vacuum

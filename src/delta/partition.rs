@@ -162,10 +162,11 @@ impl Partitioning {
         let schema = rows.schema();
         let held: Vec<usize> =
             (0..schema.fields().len()).filter(|at| !self.has(schema.field(*at).name())).collect();
+        let kept = rows.project(&held)?;
         let mut parts = Vec::new();
         for (partition, numbers) in self.split(&rows)? {
             let hashes = numbers.iter().map(|row| hashes[*row as usize]).collect();
-            let own = take_record_batch(&rows.project(&held)?, &UInt32Array::from(numbers))?;
+            let own = take_record_batch(&kept, &UInt32Array::from(numbers))?;
             let folder = self.folder(&partition);
             parts.push(FileRows { partition, folder, rows: own, hashes });
         }
@@ -334,12 +335,17 @@ fn encode(text: &str, escaped: impl Fn(u8) -> bool) -> String {
 mod tests {
     use super::*;
     use crate::commit::EpochRows;
+    use crate::delta::data::write_files;
+    use crate::delta::files::LiveFile;
     use crate::delta::foreign;
     use crate::delta::stage::show;
     use crate::delta::table::{DeltaTable, TableDefinition};
     use crate::delta::tests::{batch, definition, index_is_what_a_scan_finds, open_as, settings};
-    use crate::store::Location;
+    use crate::store::{Location, open_location};
     use arrow::array::{Date32Array, TimestampMicrosecondArray};
+    use datafusion::execution::runtime_env::RuntimeEnv;
+    use futures::TryStreamExt;
+    use object_store::ObjectStore;
     use object_store::memory::InMemory;
 
     #[test]
@@ -415,6 +421,37 @@ mod tests {
         }
         let wrong = read("x1", DataType::Int32).unwrap_err();
         assert!(wrong.contains("partition column p is Some(\"x1\") in the log"), "{wrong}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn files_are_listed_under_the_names_that_vacuum_compares() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a ~ b").display().to_string();
+        let location = open_location(&path, &HashMap::new(), &RuntimeEnv::default()).unwrap();
+        let by = Partitioning::try_new("t", &schema(DataType::Utf8), &["p".to_owned()]).unwrap();
+        let texts = ["a/b", "100%25 ~", "M\u{fc}", "#?<>|{}^[]`'\"", "\t\u{7f}\\", ""];
+        let columns: Vec<ArrayRef> = vec![
+            by.normal("p", Arc::new(StringArray::from_iter_values(texts))).unwrap(),
+            Arc::new(arrow::array::Int64Array::from_iter_values(0..texts.len() as i64)),
+        ];
+        let rows = RecordBatch::try_new(Arc::new(schema(DataType::Utf8)), columns).unwrap();
+        let hashes: Vec<u128> = (0..texts.len() as u128).collect();
+        let files = write_files(&location, &by, &rows, &hashes, 0).await.unwrap();
+        assert_eq!(files.len(), texts.len());
+        let mut written: Vec<String> =
+            files.iter().map(|file| LiveFile::object(&location, &file.path).to_string()).collect();
+        let listed = location.store.list(Some(&location.path("")));
+        let listed: Vec<_> = listed.try_collect().await.unwrap();
+        let mut listed: Vec<String> =
+            listed.into_iter().map(|object| object.location.to_string()).collect();
+        written.sort();
+        listed.sort();
+        assert_eq!(listed, written);
+        let url = |path: &str| location.url.join(path).unwrap();
+        for file in &files {
+            let same = location.url.make_relative(&url(&file.path));
+            assert_eq!(same.as_deref(), Some(file.path.as_str()), "the kernel keeps it as it is");
+        }
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

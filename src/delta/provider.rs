@@ -74,8 +74,7 @@ impl TableProvider for DeltaTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let schema = Arc::clone(&self.shape.schema);
-        let scan = ViewScan::try_new(self, schema, state, projection, filters)?;
+        let scan = ViewScan::try_new(self, &self.shape.schema, state, projection, filters)?;
         let view = self.view();
         let rows = self.rows_of_keys(&view, filters)?;
         ViewScan { limit, rows, ..scan }.plan(&view, state.runtime_env())
@@ -155,7 +154,7 @@ impl TableProvider for StoredColumns {
         };
         let version = self.table.version_at(time).await?;
         let view = self.table.view_at(version).await?;
-        let scan = ViewScan::try_new(&self.table, self.schema(), state, projection, filters)?;
+        let scan = ViewScan::try_new(&self.table, &self.schema(), state, projection, filters)?;
         ViewScan { limit, ..scan }.plan(&view, state.runtime_env())
     }
 }
@@ -189,13 +188,13 @@ impl ViewScan {
     /// A scan of the columns of `schema` that the files of `table` hold.
     pub(super) fn try_new(
         table: &DeltaTable,
-        schema: SchemaRef,
+        schema: &SchemaRef,
         state: &dyn Session,
         projection: Option<&Vec<usize>>,
         filters: &[Expr],
     ) -> Result<Self> {
         let partitioning = &table.shape.partitioning;
-        let columns = TableSchema::builder(partitioning.held(&schema))
+        let columns = TableSchema::builder(partitioning.held(schema))
             .with_table_partition_cols(partitioning.fields().clone())
             .build();
         let whole = columns.table_schema();
@@ -208,7 +207,7 @@ impl ViewScan {
         };
         let shown = match projection {
             Some(projection) => Arc::new(schema.project(projection)?),
-            None => Arc::clone(&schema),
+            None => Arc::clone(schema),
         };
         let mut projection = Vec::with_capacity(shown.fields().len());
         for field in shown.fields() {

@@ -213,11 +213,16 @@ impl RowShape {
     }
 
     pub(super) fn null_in(&self, column: &str, rows: &RecordBatch, row: usize) -> DeltaError {
-        DeltaError::NullValue {
-            table: self.table.clone(),
-            column: column.strip_prefix(SEQUENCE_PREFIX).unwrap_or(column).to_owned(),
-            row: show(rows, row),
+        let (table, row) = (self.table.clone(), show(rows, row));
+        let column = column.strip_prefix(SEQUENCE_PREFIX).unwrap_or(column).to_owned();
+        if self.partitioning.has(&column) {
+            let reason = format!(
+                "column {column} is NULL in row {row}, and must not be; an empty text is NULL to \
+                 Delta in a column that partitions a table"
+            );
+            return DeltaError::Partition { table, reason };
         }
+        DeltaError::NullValue { table, column, row }
     }
 }
 

@@ -144,9 +144,12 @@ pub(super) async fn open_source(
 fn partition_columns(session: &dyn Session, command: &CreateExternalTable) -> Vec<String> {
     let folds = session.config().options().sql_parser.enable_ident_normalization;
     let written = command.table_partition_cols.iter();
-    let column = |name: &String| match folds {
-        true => Column::from_qualified_name(name).name,
-        false => Column::from_qualified_name_ignore_case(name).name,
+    let column = |name: &String| {
+        if folds {
+            Column::from_qualified_name(name).name
+        } else {
+            Column::from_qualified_name_ignore_case(name).name
+        }
     };
     written.map(column).collect()
 }
