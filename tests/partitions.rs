@@ -244,6 +244,7 @@ async fn files_of_other_partitions_are_not_opened() {
         "p = 'a' AND v >= 0",
         "(p = 'a' OR p = 'd') AND day IS NOT NULL",
         "k >= 0 AND day = DATE '2026-01-01'",
+        "(p = 'a' AND k >= 0) OR (p = 'd' AND k > 1)",
         "day = '2026-01-01'",
     ] {
         let query = format!("SELECT k FROM t WHERE {asked} ORDER BY k");
