@@ -100,10 +100,8 @@ struct FileStats<'a> {
 
 impl FileStats<'_> {
     fn column(&self, which: &str, column: &Column) -> Option<ArrayRef> {
-        let mut partition = self.columns.table_partition_cols().iter();
-        if let Some(field) = partition.find(|field| *field.name() == column.name) {
-            let values = self.files.iter().map(|file| value_of(&file.partition, field).ok());
-            return ScalarValue::iter_to_array(values.collect::<Option<Vec<_>>>()?).ok();
+        if let Some(values) = self.partition(column) {
+            return ScalarValue::iter_to_array(values).ok();
         }
         let data_type = self.columns.table_schema().field_with_name(&column.name).ok()?.data_type();
         let none = ScalarValue::try_from(data_type).ok()?;
@@ -114,6 +112,13 @@ impl FileStats<'_> {
         let values: Vec<ScalarValue> =
             values.map(|value| value.unwrap_or_else(|| none.clone())).collect();
         ScalarValue::iter_to_array(values).ok()
+    }
+
+    /// The value that each file has in a partition column; `None` for another column.
+    fn partition(&self, column: &Column) -> Option<Vec<ScalarValue>> {
+        let mut fields = self.columns.table_partition_cols().iter();
+        let field = fields.find(|field| *field.name() == column.name)?;
+        self.files.iter().map(|file| value_of(&file.partition, field).ok()).collect()
     }
 }
 
@@ -145,8 +150,10 @@ impl PruningStatistics for FileStats<'_> {
         self.files.len()
     }
 
-    fn null_counts(&self, _: &Column) -> Option<ArrayRef> {
-        None
+    fn null_counts(&self, column: &Column) -> Option<ArrayRef> {
+        let values = self.partition(column)?.into_iter().zip(self.files);
+        let counts = values.map(|(value, file)| if value.is_null() { file.rows } else { 0 });
+        Some(Arc::new(UInt64Array::from_iter_values(counts)))
     }
 
     fn row_counts(&self) -> Option<ArrayRef> {
