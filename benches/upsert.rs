@@ -47,6 +47,7 @@ async fn run() -> Result<(), Box<dyn StdError>> {
     let definition = TableDefinition {
         schema,
         primary_key: vec!["k".to_owned()],
+        partition_by: Vec::new(),
         options: std::collections::HashMap::new(),
         checks: Vec::new(),
     };

@@ -7,6 +7,8 @@ mod cli;
 mod crash;
 mod dml;
 mod explain;
+mod partition_model;
+mod partitions;
 mod pipelines;
 mod process;
 mod rules;

@@ -118,6 +118,8 @@ STORED AS DELTA LOCATION '{folder}/sums'
 OPTIONS ('merge_mode' 'aggregate', 'merge.v' 'sum', 'merge.s' 'max');
 CREATE EXTERNAL TABLE wide (k INT NOT NULL, v SMALLINT, s VARCHAR, f FLOAT, d DECIMAL(6, 2),
   PRIMARY KEY (k), CHECK (v >= 0)) STORED AS DELTA LOCATION '{folder}/wide';
+CREATE EXTERNAL TABLE parts (s VARCHAR, k BIGINT NOT NULL, v BIGINT, PRIMARY KEY (k))
+STORED AS DELTA PARTITIONED BY (s) LOCATION '{folder}/parts';
 SET onefold.compact_files_min = 4;
 SET onefold.checkpoint_interval = 7;
 """
@@ -141,7 +143,7 @@ INSERT INTO wide VALUES (5000000001, 1, 'w', 1, 1), (3, 3, 'w', 3, 3)
 
 
 def statements(random, steps):
-    """A random workload: every kind of statement, on three tables with different rules."""
+    """A random workload: every kind of statement, on tables with different rules."""
     for step in range(steps):
         low = random.randrange(60)
         high, value = low + random.randrange(20), random.randrange(1000)
@@ -161,6 +163,11 @@ def statements(random, steps):
             f"{random.randrange(50)} AS lsn, 'd' AS op FROM {series}",
             f"INSERT INTO sums SELECT value, {value}, 's{step}' FROM {series}",
             f"INSERT INTO sums SELECT value, 1, 'z' FROM {series}",
+            f"INSERT INTO parts SELECT concat('a/', value % 3), value, {value} FROM {series}",
+            f"UPDATE parts SET s = '100 % = {step}' WHERE k BETWEEN {low} AND {high}",
+            f"UPDATE parts SET s = NULL, v = {value} WHERE k BETWEEN {low} AND {high}",
+            f"DELETE FROM parts WHERE s = 'a/1' OR k BETWEEN {low} AND {low + 9}",
+            "OPTIMIZE parts",
         ])
 
 
@@ -175,11 +182,11 @@ def every_version(folder):
     connection = duckdb.connect()
     connection.execute("LOAD delta")
     declared = EVERYTHING.format(folder=folder)
-    work = ";\n".join(statements(random.Random(7), 60))
+    work = ";\n".join(statements(random.Random(7), 90))
     onefold("sql", "-c", f"{declared}{work}; {WIDER}; RESTORE t TO VERSION AS OF 3;"
                          "INSERT INTO t VALUES (1, 1, 'after')")
     checked = 0
-    for table in ("t", "cdc", "sums", "wide"):
+    for table in ("t", "cdc", "sums", "wide", "parts"):
         columns = "k, v, s"
         if table == "wide":
             columns += ", CAST(f * 4 AS BIGINT) AS f, CAST(d * 100 AS BIGINT) AS d"
@@ -195,15 +202,68 @@ def every_version(folder):
             names = ("k", "v", "s", "f", "d") if table == "wide" else ("k", "v", "s")
             ours[row["at"]].append(tuple(row.get(name) for name in names))
         for version, rows in ours.items():
-            rows.sort()
+            rows.sort(key=by_key)
             assert len({row[0] for row in rows}) == len(rows), (table, version)
             other = QueryBuilder().register("t", DeltaTable(location, version=version))
             read = pyarrow.table(other.execute(f"SELECT {columns} FROM t").read_all()).to_pylist()
-            assert sorted(tuple(r.values()) for r in read) == rows, (table, version)
+            read = sorted((tuple(r.values()) for r in read), key=by_key)
+            assert read == rows, (table, version)
             scan = f"SELECT {columns} FROM delta_scan('{location}', version => {version})"
-            assert sorted(connection.execute(scan).fetchall()) == rows, (table, version)
+            read = sorted(connection.execute(scan).fetchall(), key=by_key)
+            assert read == rows, (table, version)
             checked += 1
     print(f"delta-rs and DuckDB read the same rows at each of {checked} versions")
+    every_partition(folder, connection)
+
+
+def by_key(row):
+    return row[0]
+
+
+def every_partition(folder, connection):
+    """Values of every type name partitions that the engines read as we wrote them."""
+    from datetime import date, datetime, timezone
+    from decimal import Decimal
+    from deltalake import DeltaTable, QueryBuilder
+    import pyarrow
+    location = os.path.join(folder, "kinds")
+    onefold("sql", "-c", f"""
+        SET datafusion.execution.time_zone = '+00:00';
+        CREATE EXTERNAL TABLE kinds (k BIGINT NOT NULL, a BOOLEAN, b TINYINT, c SMALLINT, d INT,
+          e BIGINT, f DATE, g TIMESTAMP, h TIMESTAMP WITH TIME ZONE, i DECIMAL(20, 3), j VARCHAR,
+          PRIMARY KEY (k)) STORED AS DELTA PARTITIONED BY (a, b, c, d, e, f, g, h, i, j)
+          LOCATION '{location}';
+        INSERT INTO kinds VALUES
+          (1, true, 127, -32768, 2147483647, 9223372036854775807, DATE '9999-12-31',
+           TIMESTAMP '1969-12-31T23:59:59.999999', TIMESTAMP '2026-05-01T10:00:00.000001Z',
+           '-0.005', 'x/y z%'),
+          (2, false, -128, 32767, -2147483648, -9223372036854775808, DATE '0001-01-01',
+           TIMESTAMP '2200-01-31T23:59:59', TIMESTAMP '1900-01-01T00:00:00Z',
+           '12345678901234567.891', 'a=b'),
+          (3, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, '')""")
+    utc = timezone.utc
+    expected = [
+        (1, True, 127, -32768, 2147483647, 9223372036854775807, date(9999, 12, 31),
+         datetime(1969, 12, 31, 23, 59, 59, 999999), datetime(2026, 5, 1, 10, 0, 0, 1, utc),
+         Decimal("-0.005"), "x/y z%"),
+        (2, False, -128, 32767, -2147483648, -9223372036854775808, date(1, 1, 1),
+         datetime(2200, 1, 31, 23, 59, 59), datetime(1900, 1, 1, tzinfo=utc),
+         Decimal("12345678901234567.891"), "a=b"),
+        (3,) + (None,) * 10,
+    ]
+    other = QueryBuilder().register("t", DeltaTable(location))
+    read = pyarrow.table(other.execute("SELECT * FROM t ORDER BY k").read_all()).to_pylist()
+    assert [tuple(row[name] for name in "kabcdefghij") for row in read] == expected, read
+    scan = f"""SELECT k, a, b, c, d, e, f, g, epoch_us(h), i, j
+               FROM delta_scan('{location}') ORDER BY k"""
+    epoch = datetime(1970, 1, 1, tzinfo=utc)
+    micros = [row[8] and round((row[8] - epoch).total_seconds() * 1_000_000) for row in expected]
+    wanted = [row[:8] + (at,) + row[9:] for row, at in zip(expected, micros)]
+    read = connection.execute(scan).fetchall()
+    assert read == wanted, read
+    one = f"SELECT k FROM delta_scan('{location}') WHERE j = 'a=b' AND f < DATE '1000-01-01'"
+    assert connection.execute(one).fetchall() == [(2,)]
+    print("delta-rs and DuckDB read partitions of every type")
 
 
 def s3(folder):
@@ -238,9 +298,31 @@ def s3(folder):
         run(folder, local, 20_000)
         assert same_time(own_rows(local)) == ours, "S3 and a folder give other rows"
         print(f"the same {len(ours)} rows over HTTP")
+        odd_folders(environment, {
+            **{key: value for key, value in environment.items() if key != "AWS_ENDPOINT"},
+            "AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "false"})
     finally:
         server.terminate()
         server.wait()
+
+
+def odd_folders(environment, options):
+    """Partitions whose names must be escaped, for the log and over HTTP."""
+    from deltalake import DeltaTable, QueryBuilder
+    import pyarrow
+    texts = ["a/b", "100 %25", "x=y&z+1", "#?", "<|>~*", "M\u00fc", " "]
+    values = ", ".join(f"('{text}', {key}, 1)" for key, text in enumerate(texts))
+    table = """CREATE EXTERNAL TABLE odd (p VARCHAR, k BIGINT NOT NULL, v BIGINT, PRIMARY KEY (k))
+        STORED AS DELTA PARTITIONED BY (p) LOCATION 's3://lake/odd';"""
+    onefold("sql", "-c", f"{table} INSERT INTO odd VALUES {values}; UPDATE odd SET v = 2",
+            environment=environment)
+    asked = f"{table} SELECT p FROM odd WHERE v = 2 ORDER BY k"
+    done = onefold("sql", "--format", "ndjson", "-c", asked, environment=environment)
+    assert [json.loads(line)["p"] for line in done.stdout.splitlines()] == texts, done.stdout
+    other = QueryBuilder().register("t", DeltaTable("s3://lake/odd", storage_options=options))
+    read = pyarrow.table(other.execute("SELECT p FROM t WHERE v = 2 ORDER BY k").read_all())
+    assert read.column("p").to_pylist() == texts, read
+    print(f"{len(texts)} odd names of partitions over HTTP")
 
 
 class Careless(http.server.BaseHTTPRequestHandler):

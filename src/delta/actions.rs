@@ -1,8 +1,8 @@
 //! The lines of a commit, read back.
 
 use super::DeltaError;
+use super::partition::Values;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 
 /// What one commit did, as its JSON says.
 #[derive(Debug, Default)]
@@ -40,7 +40,7 @@ pub(super) struct Add {
     pub(super) stats: Option<String>,
     /// Values of the partition columns, as text; a missing one is NULL.
     #[serde(default)]
-    pub(super) partition_values: BTreeMap<String, Option<String>>,
+    pub(super) partition_values: Values,
     pub(super) deletion_vector: Option<Descriptor>,
 }
 

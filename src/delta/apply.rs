@@ -95,7 +95,7 @@ impl DeltaTable {
         if self.shape.rules.is_plain() {
             let now_ms = self.clock.now_us() / 1_000;
             let files = self.shape.stage(&self.location, rows.partitions, now_ms).await?;
-            return Ok(StagedRows::Files(files.into_iter().map(Arc::new).collect()));
+            return Ok(StagedRows::Files(files));
         }
         let shape = self.shape.clone();
         let batches: Vec<_> = rows.partitions.into_iter().flatten().collect();
@@ -262,7 +262,8 @@ impl DeltaTable {
         let resolved = self.shape.resolve(&current, wanted).await?;
         let Resolved { rows, hashes, prefixes, removed, tombstones, rows_ignored } = resolved;
         let now_ms = self.clock.now_us() / 1_000;
-        let adds = write_files(&self.location, &rows, &hashes, now_ms).await?;
+        let partitioning = &self.shape.partitioning;
+        let adds = write_files(&self.location, partitioning, &rows, &hashes, now_ms).await?;
         let mut applied = Applied { adds, tombstones, ..Applied::default() };
         applied.changed.rows_ignored = rows_ignored;
         applied.changed.bytes_written = applied.adds.iter().map(|file| file.size_bytes).sum();

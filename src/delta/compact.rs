@@ -2,9 +2,11 @@
 
 use super::DeltaError;
 use super::files::LiveFile;
+use super::partition::present;
 use super::rewrite::Rewrite;
 use super::saved::Haste;
 use super::table::{DeltaTable, Writer};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Rows that one compaction rewrites at most.
@@ -87,7 +89,7 @@ impl DeltaTable {
         loop {
             self.prepare(&mut writer).await?;
             let chosen = self.choose(&writer, Effort::All);
-            let count = chosen.len() as u64;
+            let count = chosen.iter().map(Vec::len).sum::<usize>() as u64;
             let Some(rewrite) = self.begin_rewrite(chosen) else {
                 self.save_index(&mut writer, Haste::Now).await;
                 return Ok((removed, added));
@@ -117,11 +119,34 @@ impl DeltaTable {
         Ok(writer.snapshot.version())
     }
 
-    /// The files to rewrite, smallest first; empty if it is not worth a commit.
+    /// The files to rewrite, those of each partition together; none if it is not worth a commit.
+    fn choose(&self, writer: &Writer, effort: Effort) -> Vec<Vec<Arc<LiveFile>>> {
+        let mut partitions: BTreeMap<_, Vec<&Arc<LiveFile>>> = BTreeMap::new();
+        for file in writer.files.iter() {
+            partitions.entry(present(&file.partition)).or_default().push(file);
+        }
+        let mut partitions: Vec<_> = partitions.into_values().collect();
+        partitions.sort_by_key(|files| std::cmp::Reverse(files.len()));
+        let mut all: Vec<Vec<Arc<LiveFile>>> = Vec::new();
+        let mut total = 0;
+        for files in partitions {
+            let chosen = self.choose_among(&files, effort);
+            total += chosen.iter().map(|file| file.live_rows()).sum::<u64>();
+            if !all.is_empty() && total > ROWS_MAX {
+                break;
+            }
+            if !chosen.is_empty() {
+                all.push(chosen);
+            }
+        }
+        all
+    }
+
+    /// The files of one partition to rewrite, smallest first; none if they are not worth it.
     ///
     /// Of small files those are taken that are together not much smaller than the next larger one,
     /// so that a row is rewritten about as often as its file doubles.
-    fn choose(&self, writer: &Writer, effort: Effort) -> Vec<Arc<LiveFile>> {
+    fn choose_among(&self, files: &[&Arc<LiveFile>], effort: Effort) -> Vec<Arc<LiveFile>> {
         if self.settings.compact_rows_min == 0 && effort == Effort::Worthwhile {
             return Vec::new();
         }
@@ -130,8 +155,9 @@ impl DeltaTable {
             Effort::Worthwhile => file.masked_rows() * MASKED_SHARE >= file.rows,
             Effort::All => file.masked_rows() > 0,
         };
-        let mut chosen: Vec<_> =
-            writer.files.iter().filter(|file| is_small(file) || is_worn(file)).cloned().collect();
+        let is_chosen = |file: &&&Arc<LiveFile>| is_small(file) || is_worn(file);
+        let mut chosen: Vec<Arc<LiveFile>> =
+            files.iter().filter(is_chosen).map(|file| Arc::clone(file)).collect();
         chosen.sort_by_key(|file| file.live_rows());
         let mut total = 0;
         let fits = chosen.iter().take_while(|file| {

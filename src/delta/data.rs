@@ -2,6 +2,7 @@
 
 use super::DeltaError;
 use super::files::{Files, LiveFile};
+use super::partition::{Partitioning, Values, column_of};
 use super::slot::Place;
 use super::stage::{SEQUENCE_PREFIX, StagedFile, join};
 use super::upload::Upload;
@@ -25,46 +26,81 @@ use uuid::Uuid;
 
 /// Rows of one data file at most.
 pub(super) const FILE_ROWS_MAX: usize = 1_000_000;
-/// Files read side by side.
+/// Files read, and written, side by side.
 const READS: usize = 8;
+const WRITES: usize = 16;
 const BATCH_ROWS: usize = 65_536;
 
+/// Rows of one partition, and where their file goes.
+#[derive(Clone, Debug)]
+pub(super) struct FileRows {
+    pub(super) partition: Values,
+    /// As the log writes it, with a slash behind it; or nothing.
+    pub(super) folder: String,
+    /// In the columns that a file holds.
+    pub(super) rows: RecordBatch,
+    /// The key of each row, hashed.
+    pub(super) hashes: Vec<u128>,
+}
+
 /// Begins to write one data file under a fresh name.
-pub(super) async fn write_file(
+async fn write_file(
     location: &Location,
-    rows: RecordBatch,
-    hashes: Vec<u128>,
+    rows: FileRows,
     now_ms: i64,
 ) -> Result<StagedFile, DeltaError> {
+    let FileRows { partition, folder, rows, hashes } = rows;
     let encoded = rows.clone();
     let bytes = join(SpawnedTask::spawn_blocking(move || encode(&encoded))).await?;
-    let path = format!("part-{}.parquet", Uuid::new_v4());
+    let path = format!("{folder}part-{}.parquet", Uuid::new_v4());
     let size_bytes = bytes.len() as u64;
-    let (store, object) = (Arc::clone(&location.store), location.path(&path));
+    let (store, object) = (Arc::clone(&location.store), LiveFile::object(location, &path));
     let upload = Upload::begin(async move {
         store.put_opts(&object, bytes.into(), unread()).await?;
         Ok(())
     });
-    Ok(StagedFile { path, size_bytes, modified_ms: now_ms, rows, hashes, upload })
+    Ok(StagedFile { path, size_bytes, modified_ms: now_ms, partition, rows, hashes, upload })
+}
+
+/// Writes each of `files`, in their order; several side by side.
+pub(super) async fn write_each(
+    location: &Location,
+    files: Vec<FileRows>,
+    now_ms: i64,
+) -> Result<Vec<Arc<StagedFile>>, DeltaError> {
+    let writes = files.into_iter().map(|rows| {
+        let location = location.clone();
+        join(SpawnedTask::spawn(
+            async move { write_file(&location, rows, now_ms).await.map(Arc::new) },
+        ))
+    });
+    futures::stream::iter(writes).buffered(WRITES).try_collect().await
 }
 
 /// Writes `rows` to as many files as they need.
 pub(super) async fn write_files(
     location: &Location,
+    partitioning: &Partitioning,
     rows: &RecordBatch,
     hashes: &[u128],
     now_ms: i64,
 ) -> Result<Vec<Arc<StagedFile>>, DeltaError> {
     let mut files = Vec::new();
-    let mut from = 0;
-    while from < rows.num_rows() {
-        let length = (rows.num_rows() - from).min(FILE_ROWS_MAX);
-        let part = hashes[from..from + length].to_vec();
-        let written = write_file(location, rows.slice(from, length), part, now_ms).await?;
-        files.push(Arc::new(written));
-        from += length;
+    for part in partitioning.cut(rows.clone(), hashes.to_vec())? {
+        let mut rest = part;
+        while rest.rows.num_rows() > FILE_ROWS_MAX {
+            let left = rest.rows.num_rows() - FILE_ROWS_MAX;
+            files.push(FileRows {
+                partition: rest.partition.clone(),
+                folder: rest.folder.clone(),
+                hashes: rest.hashes.drain(..FILE_ROWS_MAX).collect(),
+                rows: rest.rows.slice(0, FILE_ROWS_MAX),
+            });
+            rest.rows = rest.rows.slice(FILE_ROWS_MAX, left);
+        }
+        files.extend(Some(rest).filter(|rest| rest.rows.num_rows() > 0));
     }
-    Ok(files)
+    write_each(location, files, now_ms).await
 }
 
 fn encode(rows: &RecordBatch) -> Result<Bytes, DeltaError> {
@@ -167,6 +203,7 @@ async fn read(
     };
     let mut builder = ParquetRecordBatchStreamBuilder::new(reader).await?;
     let names = schema.fields().iter().map(|field| field.name().as_str());
+    let names = names.filter(|name| !file.partition.contains_key(*name));
     let mask = ProjectionMask::columns(builder.parquet_schema(), names);
     builder = builder.with_projection(mask);
     if let Some(selection) = selection {
@@ -177,7 +214,8 @@ async fn read(
     batches.iter().map(|batch| shape(batch, file, schema)).collect()
 }
 
-/// The columns of `schema`, in its types; what the file does not have is NULL.
+/// The columns of `schema`, in its types, those of its partition too; what the file does not have
+/// is NULL.
 fn shape(
     batch: &RecordBatch,
     file: &LiveFile,
@@ -186,6 +224,9 @@ fn shape(
     let mut columns = Vec::with_capacity(schema.fields().len());
     for field in schema.fields() {
         let column = match batch.column_by_name(field.name()) {
+            _ if file.partition.contains_key(field.name()) => {
+                column_of(&file.partition, field, batch.num_rows())?
+            }
             Some(column) if column.data_type() == field.data_type() => Arc::clone(column),
             Some(column) => cast(column, field.data_type())?,
             None if field.is_nullable() => new_null_array(field.data_type(), batch.num_rows()),

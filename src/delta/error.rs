@@ -103,6 +103,14 @@ pub enum DeltaError {
         /// The row that was added.
         row: String,
     },
+    /// A row cannot be put into a partition.
+    #[error("table {table}: {reason}")]
+    Partition {
+        /// The table.
+        table: String,
+        /// What is wrong, and what to do about it.
+        reason: String,
+    },
     /// A statement writes one key twice, or changes one row twice.
     #[error("table {table}: row {row} is {what} more than once by one statement")]
     Repeated {
@@ -201,6 +209,7 @@ impl DeltaError {
             | Self::NotRetained { .. }
             | Self::Overflow { .. }
             | Self::Operation { .. }
+            | Self::Partition { .. }
             | Self::Repeated { .. }
             | Self::Exists { .. } => ErrorKind::Invalid,
             Self::Unsupported { .. } | Self::ForeignChecks { .. } => ErrorKind::Unsupported,
@@ -222,6 +231,7 @@ impl From<DeltaError> for CommitError {
             | DeltaError::Violation { .. }
             | DeltaError::Unchecked { .. }
             | DeltaError::Overflow { .. }
+            | DeltaError::Partition { .. }
             | DeltaError::Operation { .. } => Self::Refused { reason: error.to_string() },
             DeltaError::ForeignChecks { .. } => Self::Unsupported { reason: error.to_string() },
             DeltaError::Damaged { reason } => Self::Damaged { reason },

@@ -1,6 +1,7 @@
 //! The live files of a table, as this process knows them.
 
 use super::actions::{Add, Descriptor};
+use super::partition::Values;
 use super::{DeltaError, vectors};
 use crate::store::Location;
 use arrow::array::BooleanBufferBuilder;
@@ -24,7 +25,7 @@ pub(super) struct LiveFile {
     /// The statistics as the log writes them.
     pub(super) stats: String,
     /// Values of the partition columns, as text.
-    pub(super) partition: BTreeMap<String, Option<String>>,
+    pub(super) partition: Values,
     /// Rows in the file, masked ones included.
     pub(super) rows: u64,
     pub(super) vector: Option<(Descriptor, Arc<RoaringTreemap>)>,
@@ -59,7 +60,7 @@ impl LiveFile {
     /// The object of a file that the log calls `path`: it writes paths as URLs are written.
     pub(super) fn object(location: &Location, path: &str) -> Path {
         match Path::from_url_path(path) {
-            Ok(decoded) => location.path(decoded.as_ref()),
+            Ok(decoded) => location.below(&decoded),
             Err(_) => location.path(path),
         }
     }

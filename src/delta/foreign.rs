@@ -1,9 +1,9 @@
 //! Commits as another engine makes them, by hand: for tests.
 
 use super::DeltaTable;
-use super::data::{read_file, write_file};
+use super::data::{read_file, write_files};
 use super::restore::described;
-use super::tests::{batch, open, settings};
+use super::tests::{batch, open_as, settings};
 use super::vectors;
 use crate::store::Location;
 use crate::types::{Clock, SystemClock};
@@ -16,14 +16,14 @@ use serde_json::json;
 use std::sync::Arc;
 
 pub(super) async fn append(location: &Location, rows: &[(i64, i64)]) {
-    let table = open(location, settings()).await.unwrap();
+    let table = open_as(location, None, settings()).await.unwrap();
     let batch = batch(0, rows).project(&[0, 1, 2]).unwrap();
-    let add = write(&table, batch).await;
-    commit(&table, vec![add], "WRITE").await;
+    let adds = write(&table, &batch).await;
+    commit(&table, adds, "WRITE").await;
 }
 
 pub(super) async fn delete(location: &Location, keys: std::ops::Range<i64>) {
-    let table = open(location, settings()).await.unwrap();
+    let table = open_as(location, None, settings()).await.unwrap();
     let mut lines = Vec::new();
     for file in table.view().files.iter() {
         let mut masked: RoaringTreemap =
@@ -55,7 +55,7 @@ pub(super) async fn delete(location: &Location, keys: std::ops::Range<i64>) {
 }
 
 pub(super) async fn compact(location: &Location) {
-    let table = open(location, settings()).await.unwrap();
+    let table = open_as(location, None, settings()).await.unwrap();
     let (mut batches, mut lines) = (Vec::new(), Vec::new());
     for file in table.view().files.iter() {
         let read = read_file(location, file, &table.shape.file).await.unwrap();
@@ -66,22 +66,28 @@ pub(super) async fn compact(location: &Location) {
         return;
     }
     let rows = arrow::compute::concat_batches(&table.shape.file, &batches).unwrap();
-    lines.push(write(&table, rows).await);
+    lines.extend(write(&table, &rows).await);
     let quiet =
         lines.iter().map(|line| line.replace("\"dataChange\":true", "\"dataChange\":false"));
     commit(&table, quiet.collect(), "OPTIMIZE").await;
 }
 
-async fn write(table: &Arc<DeltaTable>, rows: RecordBatch) -> String {
-    let (count, now_ms) = (rows.num_rows(), SystemClock.now_us() / 1_000);
-    let file = write_file(&table.location, rows, Vec::new(), now_ms).await.unwrap();
-    file.upload.done().await.unwrap();
-    json!({ "add": {
-        "path": file.path, "partitionValues": {}, "size": file.size_bytes,
-        "modificationTime": now_ms, "dataChange": true,
-        "stats": format!("{{\"numRecords\":{count}}}"),
-    } })
-    .to_string()
+async fn write(table: &Arc<DeltaTable>, rows: &RecordBatch) -> Vec<String> {
+    let now_ms = SystemClock.now_us() / 1_000;
+    let (partitioning, hashes) = (&table.shape.partitioning, table.shape.hashes(rows).unwrap());
+    let files = write_files(&table.location, partitioning, rows, &hashes, now_ms).await.unwrap();
+    for file in &files {
+        file.upload.done().await.unwrap();
+    }
+    let add = |file: &Arc<super::stage::StagedFile>| {
+        json!({ "add": {
+            "path": file.path, "partitionValues": file.partition, "size": file.size_bytes,
+            "modificationTime": now_ms, "dataChange": true,
+            "stats": format!("{{\"numRecords\":{}}}", file.rows.num_rows()),
+        } })
+        .to_string()
+    };
+    files.iter().map(add).collect()
 }
 
 async fn commit(table: &Arc<DeltaTable>, lines: Vec<String>, operation: &str) {

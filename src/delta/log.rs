@@ -5,6 +5,7 @@ use super::actions::{Actions, Add, Descriptor};
 use super::alter::SchemaChange;
 use super::committer::OnceCommitter;
 use super::files::LiveFile;
+use super::partition::{Values, scalar_of};
 use super::schema::{kernel_field, to_kernel};
 use super::stage::{StagedFile, join, threads};
 use super::upload::Upload;
@@ -28,14 +29,17 @@ use delta_kernel::expressions::ColumnName;
 use delta_kernel::schema::StructType;
 use delta_kernel::snapshot::{Snapshot, SnapshotRef};
 use delta_kernel::transaction::create_table::create_table;
-use delta_kernel::transaction::{CommitResult, UpdateTableOperation};
+use delta_kernel::transaction::data_layout::DataLayout;
+use delta_kernel::transaction::{
+    BoundWriteContext, CommitResult, UpdateTableOperation, WriteState,
+};
 use delta_kernel::{FileMeta, FilteredEngineData, KernelError};
 use delta_kernel_default_engine::executor::tokio::TokioMultiThreadExecutor;
 use delta_kernel_default_engine::parquet::DataFileMetadata;
 use delta_kernel_default_engine::stats::collect_stats;
 use delta_kernel_default_engine::{DefaultEngine, DefaultEngineBuilder, build_add_file_metadata};
 use object_store::{Error, ObjectStoreExt};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
@@ -147,8 +151,13 @@ impl DeltaLog {
     pub(super) async fn create(
         &self,
         schema: StructType,
+        partition_by: &[String],
         properties: Vec<(String, String)>,
     ) -> Result<(), DeltaError> {
+        let layout = match partition_by {
+            [] => DataLayout::None,
+            columns => DataLayout::partitioned(columns),
+        };
         let (kernel, url, committer) =
             (Arc::clone(&self.kernel), self.location.url.clone(), self.committer());
         self.blocking(move || {
@@ -160,6 +169,7 @@ impl DeltaLog {
             }
             let built = create_table(url.as_str(), Arc::new(schema), ENGINE, false)
                 .with_table_properties(properties)
+                .with_data_layout(layout)
                 .build(kernel.as_ref(), Box::new(committer.clone()))?;
             match built.commit(kernel.as_ref()) {
                 Ok(CommitResult::Committed(_) | CommitResult::Conflicted(_)) => Ok(()),
@@ -374,14 +384,19 @@ fn send(
         builder = builder.with_operation_metrics(metrics);
     }
     let mut transaction = builder.build(kernel.as_ref(), Box::new(committer.clone()))?;
-    if !change.adds.is_empty() {
-        let context = transaction.write_state()?.write_context_builder().build()?;
-        let columns = (context.stats_columns(), context.physical_data_schema().as_ref());
+    if let Some(first) = change.adds.first() {
+        let state = transaction.write_state()?;
+        let mut context = bind(snapshot, &state, &first.partition)?;
+        let mut bound = &first.partition;
+        let columns = (state.stats_columns(), Arc::clone(context.physical_data_schema()));
         for (add, stats) in change.adds.iter().zip(statistics(&change.adds, columns)) {
-            let stats = stats?;
+            if add.partition != *bound {
+                context = bind(snapshot, &state, &add.partition)?;
+                bound = &add.partition;
+            }
             let url = snapshot.table_root().join(&add.path).map_err(KernelError::generic_err)?;
             let meta = FileMeta::new(url, add.modified_ms, add.size_bytes);
-            let metadata = DataFileMetadata::new(meta, stats);
+            let metadata = DataFileMetadata::new(meta, stats?);
             transaction.add_files(build_add_file_metadata(metadata, &context)?);
         }
     }
@@ -407,12 +422,33 @@ fn send(
     })
 }
 
+/// What files of one partition are added with.
+fn bind(
+    snapshot: &SnapshotRef,
+    state: &Arc<WriteState>,
+    partition: &Values,
+) -> Result<BoundWriteContext, DeltaError> {
+    let builder = state.write_context_builder();
+    if partition.is_empty() {
+        return Ok(builder.build()?);
+    }
+    let schema = snapshot.schema();
+    let mut values = HashMap::with_capacity(partition.len());
+    for (name, value) in partition {
+        let field = schema.field(name).ok_or_else(|| DeltaError::Damaged {
+            reason: format!("it has no partition column {name} any more"),
+        })?;
+        values.insert(name.clone(), scalar_of(value.as_deref(), field.data_type())?);
+    }
+    Ok(builder.with_partition_values(values).build()?)
+}
+
 /// The statistics of each file; large files are looked through side by side.
 fn statistics(
     files: &[Arc<StagedFile>],
-    (columns, schema): (&[ColumnName], &StructType),
+    (columns, schema): (&[ColumnName], Arc<StructType>),
 ) -> Vec<Result<StructArray, KernelError>> {
-    let of = |file: &StagedFile| collect_stats(&file.rows, columns, schema);
+    let of = |file: &StagedFile| collect_stats(&file.rows, columns, &schema);
     if files.len() < 2 {
         return files.iter().map(|file| of(file)).collect();
     }
@@ -485,9 +521,16 @@ fn scan_rows(files: &[Arc<LiveFile>]) -> Result<FilteredEngineData, KernelError>
             let DataType::Struct(inner) = entries.data_type() else {
                 return Err(KernelError::generic("partition values are no map"));
             };
-            let empty = StructArray::new_null(inner.clone(), 0);
-            let offsets = OffsetBuffer::new_zeroed(files.len());
-            let map = MapArray::try_new(Arc::clone(entries), offsets, empty, None, false)?;
+            let values = files.iter().flat_map(|file| &file.partition);
+            let (names, texts): (Vec<&String>, Vec<Option<&String>>) =
+                values.map(|(name, text)| (name, text.as_ref())).unzip();
+            let columns: Vec<ArrayRef> = vec![
+                Arc::new(StringArray::from_iter_values(names)),
+                Arc::new(texts.into_iter().collect::<StringArray>()),
+            ];
+            let held = StructArray::try_new(inner.clone(), columns, None)?;
+            let offsets = OffsetBuffer::from_lengths(files.iter().map(|own| own.partition.len()));
+            let map = MapArray::try_new(Arc::clone(entries), offsets, held, None, false)?;
             Ok(Arc::new(map) as ArrayRef)
         }
         data_type => Ok(new_null_array(data_type, files.len())),
@@ -520,6 +563,8 @@ fn adds_of(batch: &RecordBatch, selected: &[bool], adds: &mut Vec<Add>) -> Resul
     let offset = vector.column(2).as_primitive::<Int32Type>();
     let bytes = vector.column(3).as_primitive::<Int32Type>();
     let count = vector.column(4).as_primitive::<Int64Type>();
+    let constants = column("fileConstantValues")?.as_struct();
+    let partitions = constants.column_by_name("partitionValues").and_then(|map| map.as_map_opt());
     for row in 0..batch.num_rows() {
         if !selected.get(row).copied().unwrap_or(true) {
             continue;
@@ -530,7 +575,7 @@ fn adds_of(batch: &RecordBatch, selected: &[bool], adds: &mut Vec<Add>) -> Resul
             size: size.value(row),
             modification_time: modified.value(row),
             stats: stats.is_valid(row).then(|| stats.value(row).to_owned()),
-            partition_values: BTreeMap::new(),
+            partition_values: partitions.map(|map| values_at(map, row)).unwrap_or_default(),
             deletion_vector: has_vector.then(|| Descriptor {
                 storage_type: storage.value(row).to_owned(),
                 path_or_inline_dv: name.value(row).to_owned(),
@@ -541,4 +586,13 @@ fn adds_of(batch: &RecordBatch, selected: &[bool], adds: &mut Vec<Add>) -> Resul
         });
     }
     Ok(())
+}
+
+/// The partition values in a row of `map`.
+fn values_at(map: &MapArray, row: usize) -> Values {
+    let entries = map.value(row);
+    let (names, texts) = (entries.column(0).as_string::<i32>(), entries.column(1));
+    let texts = texts.as_string::<i32>();
+    let text = |at: usize| texts.is_valid(at).then(|| texts.value(at).to_owned());
+    (0..entries.len()).map(|at| (names.value(at).to_owned(), text(at))).collect()
 }

@@ -8,6 +8,7 @@
 //!                                          |
 //!                     one commit: adds, vectors, removes, txn, domain metadata
 //!
+//!   partition  the columns that name folders: the log has their values, files do not
 //!   dml        statements that change rows: planned here, from what the user wrote
 //!   alter      new columns, conditions (alter_checks), wider types (widen)
 //!   travel     the table as it was; changes, restore
@@ -51,6 +52,7 @@ mod log;
 mod lookup;
 mod memory;
 mod metadata;
+mod partition;
 mod patch;
 mod provider;
 mod prune;

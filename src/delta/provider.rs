@@ -3,6 +3,7 @@
 use super::DeltaError;
 use super::files::LiveFile;
 use super::lookup::Rows;
+use super::partition::value_of;
 use super::prune::prune;
 use super::sink::UpsertSink;
 use super::table::{DeltaTable, TableView};
@@ -10,6 +11,7 @@ use super::travel::TableTime;
 use crate::store::Location;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
+use chrono::DateTime;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::config::TableParquetOptions;
 use datafusion::common::stats::Precision;
@@ -22,6 +24,7 @@ use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, Pa
 use datafusion::datasource::provider_as_source;
 use datafusion::datasource::sink::DataSinkExec;
 use datafusion::datasource::source::DataSourceExec;
+use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::DataFusionError;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -34,6 +37,7 @@ use datafusion::parquet::arrow::arrow_reader::RowSelection;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
+use object_store::ObjectMeta;
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
@@ -73,8 +77,7 @@ impl TableProvider for DeltaTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let schema = Arc::clone(&self.shape.schema);
-        let scan = ViewScan::try_new(self, schema, state, projection, filters)?;
+        let scan = ViewScan::try_new(self, &self.shape.schema, state, projection, filters)?;
         let view = self.view();
         let rows = self.rows_of_keys(&view, filters)?;
         ViewScan { limit, rows, ..scan }.plan(&view, state.runtime_env())
@@ -154,7 +157,7 @@ impl TableProvider for StoredColumns {
         };
         let version = self.table.version_at(time).await?;
         let view = self.table.view_at(version).await?;
-        let scan = ViewScan::try_new(&self.table, self.schema(), state, projection, filters)?;
+        let scan = ViewScan::try_new(&self.table, &self.schema(), state, projection, filters)?;
         ViewScan { limit, ..scan }.plan(&view, state.runtime_env())
     }
 }
@@ -171,9 +174,11 @@ impl DeltaTable {
 #[derive(Debug)]
 pub(super) struct ViewScan {
     location: Location,
-    schema: SchemaRef,
+    /// Those that files hold, and then those that partition them.
+    columns: TableSchema,
     shown: SchemaRef,
-    projection: Option<Vec<usize>>,
+    /// The columns shown, among `columns`.
+    projection: Vec<usize>,
     predicate: Option<Arc<dyn PhysicalExpr>>,
     options: TableParquetOptions,
     partitions: usize,
@@ -186,29 +191,38 @@ impl ViewScan {
     /// A scan of the columns of `schema` that the files of `table` hold.
     pub(super) fn try_new(
         table: &DeltaTable,
-        schema: SchemaRef,
+        schema: &SchemaRef,
         state: &dyn Session,
         projection: Option<&Vec<usize>>,
         filters: &[Expr],
     ) -> Result<Self> {
+        let partitioning = &table.shape.partitioning;
+        let columns = TableSchema::builder(partitioning.held(schema))
+            .with_table_partition_cols(partitioning.fields().clone())
+            .build();
+        let whole = columns.table_schema();
         let predicate = match conjunction(filters.iter().cloned()) {
             Some(filter) => {
-                let columns = DFSchema::try_from(Arc::clone(&schema))?;
-                Some(state.create_physical_expr(filter, &columns)?)
+                let named = DFSchema::try_from(Arc::clone(whole))?;
+                Some(state.create_physical_expr(filter, &named)?)
             }
             None => None,
         };
         let shown = match projection {
             Some(projection) => Arc::new(schema.project(projection)?),
-            None => Arc::clone(&schema),
+            None => Arc::clone(schema),
         };
+        let mut projection = Vec::with_capacity(shown.fields().len());
+        for field in shown.fields() {
+            projection.push(whole.index_of(field.name())?);
+        }
         let mut options = TableParquetOptions::default();
         options.global.clone_from(&state.config().options().execution.parquet);
         Ok(Self {
             location: table.location.clone(),
-            schema,
+            columns,
             shown,
-            projection: projection.cloned(),
+            projection,
             predicate,
             options,
             partitions: state.config().target_partitions(),
@@ -240,7 +254,7 @@ impl ViewScan {
         let files: Vec<Arc<LiveFile>> = view.files.iter().cloned().collect();
         let files = match &self.rows {
             Some(rows) => files.into_iter().filter(|own| rows.contains_key(&own.ordinal)).collect(),
-            None => prune(files, self.predicate.as_ref(), &self.schema),
+            None => prune(files, self.predicate.as_ref(), &self.columns),
         };
         let rows: u64 = match &self.rows {
             Some(rows) => rows.values().map(|rows| rows.len() as u64).sum(),
@@ -249,21 +263,61 @@ impl ViewScan {
         if files.is_empty() {
             return Ok(Arc::new(EmptyExec::new(self.shown())));
         }
-        let mut source = ParquetSource::new(Arc::clone(&self.schema))
+        let mut source = ParquetSource::new(self.columns.clone())
             .with_table_parquet_options(self.options.clone())
             .with_parquet_file_reader_factory(readers(runtime, url)?);
         if let Some(predicate) = &self.predicate {
             source = source.with_predicate(Arc::clone(predicate));
         }
-        let mut statistics = Statistics::new_unknown(&self.schema);
+        let mut statistics = Statistics::new_unknown(self.columns.table_schema());
         statistics.num_rows = Precision::Exact(rows as usize);
         let config = FileScanConfigBuilder::new(url.clone(), Arc::new(source))
-            .with_file_groups(groups(&self.location, files, self.partitions, self.rows.as_ref()))
+            .with_file_groups(self.groups(files)?)
             .with_statistics(statistics)
-            .with_projection_indices(self.projection.clone())?
+            .with_projection_indices(Some(self.projection.clone()))?
             .with_limit(self.limit)
             .build();
         Ok(DataSourceExec::from_data_source(config))
+    }
+
+    /// Files in at most as many groups as the plan has partitions, of about the same number of rows.
+    fn groups(&self, mut files: Vec<Arc<LiveFile>>) -> Result<Vec<FileGroup>> {
+        files.sort_by_key(|file| std::cmp::Reverse(file.live_rows()));
+        let mut groups: Vec<(u64, Vec<PartitionedFile>)> =
+            vec![(0, Vec::new()); self.partitions.clamp(1, files.len().max(1))];
+        for file in files {
+            let mut part = self.part(&file)?;
+            let selection = match self.rows.as_ref().and_then(|rows| rows.get(&file.ordinal)) {
+                Some(rows) => {
+                    let ranges = rows.iter().map(|row| *row as usize..*row as usize + 1);
+                    Some(RowSelection::from_consecutive_ranges(ranges, file.rows as usize))
+                }
+                None => file.selection(),
+            };
+            if let Some(selection) = selection {
+                part = part.with_extension(ParquetRowSelection::new(selection));
+            }
+            if let Some(group) = groups.iter_mut().min_by_key(|(rows, _)| *rows) {
+                group.0 += file.live_rows().max(1);
+                group.1.push(part);
+            }
+        }
+        Ok(groups.into_iter().map(|(_, files)| FileGroup::new(files)).collect())
+    }
+
+    /// A file with the values that its partition has.
+    fn part(&self, file: &LiveFile) -> Result<PartitionedFile> {
+        let object = ObjectMeta {
+            location: LiveFile::object(&self.location, &file.path),
+            last_modified: DateTime::UNIX_EPOCH,
+            size: file.size_bytes.unsigned_abs(),
+            e_tag: None,
+            version: None,
+        };
+        let fields = self.columns.table_partition_cols().iter();
+        let values = fields.map(|field| value_of(&file.partition, field));
+        let values = values.collect::<Result<Vec<_>, DeltaError>>()?;
+        Ok(PartitionedFile::new_from_meta(object).with_partition_values(values))
     }
 }
 
@@ -286,35 +340,4 @@ fn readers(
     let store = runtime.object_store(url)?;
     let cache = runtime.cache_manager.get_file_metadata_cache();
     Ok(Arc::new(CachedParquetFileReaderFactory::new(store, cache)))
-}
-
-/// Files in at most `count` groups of about the same number of rows.
-fn groups(
-    location: &Location,
-    mut files: Vec<Arc<LiveFile>>,
-    count: usize,
-    rows: Option<&Rows>,
-) -> Vec<FileGroup> {
-    files.sort_by_key(|file| std::cmp::Reverse(file.live_rows()));
-    let mut groups: Vec<(u64, Vec<PartitionedFile>)> =
-        vec![(0, Vec::new()); count.clamp(1, files.len().max(1))];
-    for file in files {
-        let path = LiveFile::object(location, &file.path).to_string();
-        let mut part = PartitionedFile::new(path, file.size_bytes.unsigned_abs());
-        let selection = match rows.and_then(|rows| rows.get(&file.ordinal)) {
-            Some(rows) => {
-                let ranges = rows.iter().map(|row| *row as usize..*row as usize + 1);
-                Some(RowSelection::from_consecutive_ranges(ranges, file.rows as usize))
-            }
-            None => file.selection(),
-        };
-        if let Some(selection) = selection {
-            part = part.with_extension(ParquetRowSelection::new(selection));
-        }
-        if let Some(group) = groups.iter_mut().min_by_key(|(rows, _)| *rows) {
-            group.0 += file.live_rows().max(1);
-            group.1.push(part);
-        }
-    }
-    groups.into_iter().map(|(_, files)| FileGroup::new(files)).collect()
 }

@@ -1,11 +1,18 @@
-//! Leaves files out of a scan that cannot hold a row it asks for, by the log's statistics.
+//! Leaves files out of a scan that cannot hold a row it asks for, by the log's statistics and by the
+//! partitions they belong to.
 
+use super::DeltaError;
 use super::files::LiveFile;
-use arrow::array::{ArrayRef, BooleanArray, UInt64Array};
-use arrow::datatypes::{DataType, SchemaRef};
+use super::partition::value_of;
+use arrow::array::{ArrayRef, BooleanArray, UInt64Array, new_null_array};
+use arrow::datatypes::{DataType, Schema};
+use arrow::record_batch::RecordBatch;
+use datafusion::common::cast::as_boolean_array;
 use datafusion::common::pruning::PruningStatistics;
-use datafusion::common::{Column, ScalarValue};
-use datafusion::physical_expr::PhysicalExpr;
+use datafusion::common::{Column, Result, ScalarValue};
+use datafusion::datasource::table_schema::TableSchema;
+use datafusion::physical_expr::utils::collect_columns;
+use datafusion::physical_expr::{PhysicalExpr, split_conjunction};
 use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use serde_json::{Map, Value};
 use std::collections::HashSet;
@@ -15,39 +22,103 @@ use std::sync::Arc;
 pub(super) fn prune(
     files: Vec<Arc<LiveFile>>,
     predicate: Option<&Arc<dyn PhysicalExpr>>,
-    schema: &SchemaRef,
+    columns: &TableSchema,
 ) -> Vec<Arc<LiveFile>> {
     let Some(predicate) = predicate else { return files };
+    let files = by_partition(files, predicate, columns);
     let Some(pruning) = PruningPredicateBuilder::new()
-        .with_file_schema(Arc::clone(schema))
+        .with_file_schema(Arc::clone(columns.table_schema()))
         .build(Arc::clone(predicate))
     else {
         return files;
     };
     let parsed = files.iter().map(|file| serde_json::from_str(&file.stats).unwrap_or_default());
-    let known = FileStats { schema: Arc::clone(schema), files: parsed.collect() };
+    let known = FileStats { columns, files: &files, stats: parsed.collect() };
     match pruning.prune(&known) {
-        Ok(keep) => files.into_iter().zip(keep).filter(|(_, keep)| *keep).map(|(f, _)| f).collect(),
+        Ok(keep) => kept(files, keep),
         Err(_) => files,
     }
 }
 
-struct FileStats {
-    schema: SchemaRef,
-    files: Vec<Map<String, Value>>,
+fn kept(files: Vec<Arc<LiveFile>>, keep: Vec<bool>) -> Vec<Arc<LiveFile>> {
+    files.into_iter().zip(keep).filter(|(_, keep)| *keep).map(|(file, _)| file).collect()
 }
 
-impl FileStats {
+/// The files of partitions for which all that `predicate` says of partition columns alone is true.
+fn by_partition(
+    files: Vec<Arc<LiveFile>>,
+    predicate: &Arc<dyn PhysicalExpr>,
+    columns: &TableSchema,
+) -> Vec<Arc<LiveFile>> {
+    let first = columns.file_schema().fields().len();
+    let is_told = |own: &&Arc<dyn PhysicalExpr>| {
+        let named = collect_columns(own);
+        !named.is_empty() && named.iter().all(|column| column.index() >= first)
+    };
+    let told: Vec<_> = split_conjunction(predicate).into_iter().filter(is_told).collect();
+    if told.is_empty() || files.is_empty() {
+        return files;
+    }
+    let keep = partitions(&files, columns).and_then(|partitions| {
+        let mut keep = vec![true; files.len()];
+        for own in told {
+            let truth = own.evaluate(&partitions)?.into_array(files.len())?;
+            for (keep, is_true) in keep.iter_mut().zip(as_boolean_array(&truth)?) {
+                *keep &= is_true == Some(true);
+            }
+        }
+        Ok(keep)
+    });
+    match keep {
+        Ok(keep) => kept(files, keep),
+        Err(_) => files, // the scan itself will say what is wrong
+    }
+}
+
+/// One row for each file, in which only the partition columns are filled.
+fn partitions(files: &[Arc<LiveFile>], columns: &TableSchema) -> Result<RecordBatch> {
+    let whole = columns.table_schema();
+    let first = columns.file_schema().fields().len();
+    let mut arrays: Vec<ArrayRef> = Vec::with_capacity(whole.fields().len());
+    for (index, field) in whole.fields().iter().enumerate() {
+        arrays.push(if index < first {
+            new_null_array(field.data_type(), files.len())
+        } else {
+            let values = files.iter().map(|file| value_of(&file.partition, field));
+            ScalarValue::iter_to_array(values.collect::<Result<Vec<_>, DeltaError>>()?)?
+        });
+    }
+    let open = whole.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(open.collect::<Vec<_>>())), arrays)?)
+}
+
+struct FileStats<'a> {
+    columns: &'a TableSchema,
+    files: &'a [Arc<LiveFile>],
+    stats: Vec<Map<String, Value>>,
+}
+
+impl FileStats<'_> {
     fn column(&self, which: &str, column: &Column) -> Option<ArrayRef> {
-        let data_type = self.schema.field_with_name(&column.name).ok()?.data_type();
+        if let Some(values) = self.partition(column) {
+            return ScalarValue::iter_to_array(values).ok();
+        }
+        let data_type = self.columns.table_schema().field_with_name(&column.name).ok()?.data_type();
         let none = ScalarValue::try_from(data_type).ok()?;
-        let values = self.files.iter().map(|file| {
+        let values = self.stats.iter().map(|file| {
             let value = file.get(which)?.get(&column.name)?;
             scalar(value, data_type)
         });
         let values: Vec<ScalarValue> =
             values.map(|value| value.unwrap_or_else(|| none.clone())).collect();
         ScalarValue::iter_to_array(values).ok()
+    }
+
+    /// The value that each file has in a partition column; `None` for another column.
+    fn partition(&self, column: &Column) -> Option<Vec<ScalarValue>> {
+        let mut fields = self.columns.table_partition_cols().iter();
+        let field = fields.find(|field| *field.name() == column.name)?;
+        self.files.iter().map(|file| value_of(&file.partition, field).ok()).collect()
     }
 }
 
@@ -66,7 +137,7 @@ fn scalar(value: &Value, data_type: &DataType) -> Option<ScalarValue> {
     })
 }
 
-impl PruningStatistics for FileStats {
+impl PruningStatistics for FileStats<'_> {
     fn min_values(&self, column: &Column) -> Option<ArrayRef> {
         self.column("minValues", column)
     }
@@ -79,13 +150,14 @@ impl PruningStatistics for FileStats {
         self.files.len()
     }
 
-    fn null_counts(&self, _: &Column) -> Option<ArrayRef> {
-        None
+    fn null_counts(&self, column: &Column) -> Option<ArrayRef> {
+        let values = self.partition(column)?.into_iter().zip(self.files);
+        let counts = values.map(|(value, file)| if value.is_null() { file.rows } else { 0 });
+        Some(Arc::new(UInt64Array::from_iter_values(counts)))
     }
 
     fn row_counts(&self) -> Option<ArrayRef> {
-        let rows = self.files.iter().map(|file| file.get("numRecords").and_then(Value::as_u64));
-        Some(Arc::new(rows.collect::<UInt64Array>()))
+        Some(Arc::new(UInt64Array::from_iter_values(self.files.iter().map(|file| file.rows))))
     }
 
     fn contained(&self, _: &Column, _: &HashSet<ScalarValue>) -> Option<BooleanArray> {

@@ -39,7 +39,7 @@ type Tied = (usize, (u32, u32));
 /// What will be written and masked.
 #[derive(Debug)]
 pub(super) struct Resolved {
-    /// In the columns of a file.
+    /// In the columns of a file, those of a partition next to each other.
     pub(super) rows: RecordBatch,
     pub(super) hashes: Vec<u128>,
     /// First bytes of the sequences; 0 in a table without.
@@ -89,6 +89,7 @@ impl RowShape {
         let (rows, order) = self.merge(current, wanted, whole, merged).await?;
         self.refuse_nulls(&rows)?;
         self.refuse_violations(&rows)?;
+        let (rows, order) = self.partitioning.gather(rows, order)?;
         let rows = RecordBatch::try_new(Arc::clone(&self.file), rows.columns().to_vec())?;
         let prefix = |row: &u32| wanted.prefixes.get(*row as usize).copied().unwrap_or_default();
         Ok(Resolved {

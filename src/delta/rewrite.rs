@@ -23,8 +23,9 @@ use roaring::RoaringTreemap;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-/// Files read side by side.
+/// Files read, and partitions rewritten, side by side.
 const READS: usize = 8;
+const REWRITES: usize = 8;
 
 /// A compaction that goes on; dropping it gives it up.
 #[derive(Debug)]
@@ -65,15 +66,25 @@ impl Rewrite {
 }
 
 impl DeltaTable {
-    /// Begins to rewrite `inputs`; nothing if there are none.
-    pub(super) fn begin_rewrite(&self, inputs: Vec<Arc<LiveFile>>) -> Option<Rewrite> {
-        if inputs.is_empty() {
+    /// Begins to rewrite files, those of each partition together; nothing if there are none.
+    pub(super) fn begin_rewrite(&self, chosen: Vec<Vec<Arc<LiveFile>>>) -> Option<Rewrite> {
+        if chosen.is_empty() {
             return None;
         }
         let (location, shape) = (self.location.clone(), self.shape.clone());
         let now_ms = self.clock.now_us() / 1_000;
         let task = SpawnedTask::spawn(async move {
-            rewrite(&location, &shape, inputs, now_ms).await // nobody waits, and no lock is held
+            let inputs = chosen.iter().flatten().cloned().collect();
+            let rewrites =
+                chosen.into_iter().map(|files| rewrite(&location, &shape, files, now_ms));
+            let mut written =
+                futures::stream::iter(rewrites.collect::<Vec<_>>()).buffered(REWRITES);
+            let mut all = Rewritten { inputs, adds: Vec::new(), origins: Vec::new() };
+            while let Some((adds, origins)) = written.try_next().await? {
+                all.adds.extend(adds);
+                all.origins.extend(origins);
+            }
+            Ok(all)
         });
         Some(Rewrite { task, ended: None })
     }
@@ -126,16 +137,17 @@ impl DeltaTable {
     }
 }
 
+/// The rows of files of one partition in new files, sorted by key, and where they were.
 async fn rewrite(
     location: &Location,
     shape: &RowShape,
-    inputs: Vec<Arc<LiveFile>>,
+    files: Vec<Arc<LiveFile>>,
     now_ms: i64,
-) -> Result<Rewritten, DeltaError> {
-    let reads = inputs.iter().map(|file| read_file(location, file, &shape.file));
+) -> Result<(Vec<Arc<StagedFile>>, Vec<Vec<Place>>), DeltaError> {
+    let reads = files.iter().map(|file| read_file(location, file, &shape.file));
     let mut reads = futures::stream::iter(reads.collect::<Vec<_>>()).buffered(READS);
     let (mut batches, mut places) = (Vec::new(), Vec::new());
-    let mut ordinals = inputs.iter().map(|file| file.ordinal);
+    let mut ordinals = files.iter().map(|file| file.ordinal);
     while let (Some(read), Some(ordinal)) = (reads.try_next().await?, ordinals.next()) {
         for (batch, rows) in read {
             places.extend(rows.into_iter().map(|row| (ordinal, row)));
@@ -152,11 +164,11 @@ async fn rewrite(
         Ok((rows, places, hashes))
     });
     let (rows, places, hashes) = join(sorted).await?;
-    let adds = write_files(location, &rows, &hashes, now_ms).await?;
+    let adds = write_files(location, &shape.partitioning, &rows, &hashes, now_ms).await?;
     let mut places = places.into_iter();
     let own = |file: &Arc<StagedFile>| places.by_ref().take(file.rows.num_rows()).collect();
     let origins = adds.iter().map(own).collect();
-    Ok(Rewritten { inputs, adds, origins })
+    Ok((adds, origins))
 }
 
 /// The rows in the order of their keys.

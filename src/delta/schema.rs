@@ -84,7 +84,8 @@ pub(super) fn kernel_field(field: &Field) -> Result<StructField, DeltaError> {
     Ok(StructField::new(field.name(), data_type, field.is_nullable()))
 }
 
-fn kernel_type(data_type: &DataType) -> Result<KernelType, DeltaError> {
+/// A type as the Delta log keeps it.
+pub(super) fn kernel_type(data_type: &DataType) -> Result<KernelType, DeltaError> {
     Ok(match data_type {
         DataType::Utf8 => KernelType::STRING,
         DataType::Binary => KernelType::BINARY,

@@ -2,7 +2,8 @@
 
 use super::DeltaError;
 use super::checks::Checks;
-use super::data::{FILE_ROWS_MAX, write_file};
+use super::data::{FILE_ROWS_MAX, FileRows, write_each};
+use super::partition::{Partitioning, Values};
 use super::rules::TableRules;
 use super::upload::Upload;
 use crate::key::{Entry, KeyHasher, KeyTable};
@@ -16,6 +17,7 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::common::runtime::SpawnedTask;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Begins the names of columns that files hold and tables do not show: sequences.
@@ -31,6 +33,8 @@ pub(super) struct StagedFile {
     pub(super) path: String,
     pub(super) size_bytes: u64,
     pub(super) modified_ms: i64,
+    pub(super) partition: Values,
+    /// Without the columns that partition the table.
     pub(super) rows: RecordBatch,
     /// The key of each row, hashed.
     pub(super) hashes: Vec<u128>,
@@ -45,12 +49,14 @@ pub(super) struct RowShape {
     pub(super) input: SchemaRef,
     /// What the table shows: the input without the columns that are not stored.
     pub(super) schema: SchemaRef,
-    /// What its files hold: the schema, and the sequences that it does not show.
+    /// What its files hold, and their partitions say: the schema, and the sequences that it does
+    /// not show.
     pub(super) file: SchemaRef,
     pub(super) primary_key: Vec<String>,
     pub(super) hasher: KeyHasher,
     pub(super) rules: Arc<TableRules>,
     pub(super) checks: Arc<Checks>,
+    pub(super) partitioning: Partitioning,
 }
 
 /// Rows with their keys and positions.
@@ -86,7 +92,13 @@ impl RowShape {
             hasher,
             rules: Arc::new(rules),
             checks: Arc::default(),
+            partitioning: Partitioning::default(),
         }
+    }
+
+    /// The same, in partitions.
+    pub(super) fn with_partitioning(self, partitioning: Partitioning) -> Self {
+        Self { partitioning, ..self }
     }
 
     /// The columns of a file that order its rows, by name; none if rows count as they arrive.
@@ -116,7 +128,7 @@ impl RowShape {
         location: &Location,
         partitions: Vec<Vec<RecordBatch>>,
         now_ms: i64,
-    ) -> Result<Vec<StagedFile>, DeltaError> {
+    ) -> Result<Vec<Arc<StagedFile>>, DeltaError> {
         let mut tasks = Vec::with_capacity(partitions.len());
         for batches in partitions {
             let shape = self.clone();
@@ -127,23 +139,25 @@ impl RowShape {
             keyed.extend(join(task).await?);
         }
         let kept = self.checked(last_of_each_key(keyed).await?).await?;
-        let total: usize = kept.iter().map(|keyed| keyed.rows.num_rows()).sum();
-        if total == 0 {
-            return Ok(Vec::new());
+        let shape = self.clone();
+        let files = join(SpawnedTask::spawn_blocking(move || shape.files(kept))).await?;
+        write_each(location, files, now_ms).await
+    }
+
+    /// The files that the rows are worth, each of one partition.
+    fn files(&self, kept: Vec<Keyed>) -> Result<Vec<FileRows>, DeltaError> {
+        let mut partitions: BTreeMap<Values, Vec<FileRows>> = BTreeMap::new();
+        for own in kept.into_iter().filter(|own| own.rows.num_rows() > 0) {
+            for part in self.partitioning.cut(own.rows, own.hashes)? {
+                partitions.entry(part.partition.clone()).or_default().push(part);
+            }
+            self.partitioning.refuse_many(partitions.len())?;
         }
-        let groups = group(kept, total, &self.schema)?;
-        let mut tasks = Vec::with_capacity(groups.len());
-        for (rows, hashes) in groups {
-            let location = location.clone();
-            tasks.push(SpawnedTask::spawn(async move {
-                write_file(&location, rows, hashes, now_ms).await
-            }));
+        let mut files = Vec::with_capacity(partitions.len());
+        for (_, parts) in partitions {
+            files.extend(group(parts)?);
         }
-        let mut staged = Vec::with_capacity(tasks.len());
-        for task in tasks {
-            staged.push(join(task).await?);
-        }
-        Ok(staged)
+        Ok(files)
     }
 
     async fn checked(&self, kept: Vec<Keyed>) -> Result<Vec<Keyed>, DeltaError> {
@@ -202,6 +216,7 @@ impl RowShape {
             } else {
                 cast(column, field.data_type())?
             };
+            let column = self.partitioning.normal(field.name(), column)?;
             if !field.is_nullable() && column.null_count() > 0 {
                 let row = (0..column.len()).find(|row| column.is_null(*row)).unwrap_or_default();
                 return Err(self.null_in(field.name(), batch, row));
@@ -224,11 +239,16 @@ impl RowShape {
     }
 
     pub(super) fn null_in(&self, column: &str, rows: &RecordBatch, row: usize) -> DeltaError {
-        DeltaError::NullValue {
-            table: self.table.clone(),
-            column: column.strip_prefix(SEQUENCE_PREFIX).unwrap_or(column).to_owned(),
-            row: show(rows, row),
+        let (table, row) = (self.table.clone(), show(rows, row));
+        let column = column.strip_prefix(SEQUENCE_PREFIX).unwrap_or(column).to_owned();
+        if self.partitioning.has(&column) {
+            let reason = format!(
+                "column {column} is NULL in row {row}, and must not be; an empty text is NULL to \
+                 Delta in a column that partitions a table"
+            );
+            return DeltaError::Partition { table, reason };
         }
+        DeltaError::NullValue { table, column, row }
     }
 }
 
@@ -289,18 +309,19 @@ fn losers(keyed: &[Keyed], thread: usize, threads: usize) -> Vec<(u32, u32)> {
     losers
 }
 
-/// Rows for as many files as are worth writing.
-fn group(
-    keyed: Vec<Keyed>,
-    total: usize,
-    schema: &SchemaRef,
-) -> Result<Vec<(RecordBatch, Vec<u128>)>, DeltaError> {
-    let wanted =
-        (total / FILE_ROWS_MIN).clamp(1, keyed.len().max(1)).max(total.div_ceil(FILE_ROWS_MAX));
+/// Rows of one partition for as many files as are worth writing.
+fn group(parts: Vec<FileRows>) -> Result<Vec<FileRows>, DeltaError> {
+    let Some((partition, folder)) =
+        parts.first().map(|part| (part.partition.clone(), part.folder.clone()))
+    else {
+        return Ok(Vec::new());
+    };
+    let total: usize = parts.iter().map(|part| part.rows.num_rows()).sum();
+    let wanted = (total / FILE_ROWS_MIN).clamp(1, parts.len()).max(total.div_ceil(FILE_ROWS_MAX));
     let per_file = total.div_ceil(wanted);
     let mut groups: Vec<(Vec<RecordBatch>, Vec<u128>)> = vec![Default::default()];
     let mut space = per_file;
-    for own in keyed {
+    for own in parts {
         let mut from = 0;
         while from < own.hashes.len() {
             if space == 0 {
@@ -316,9 +337,12 @@ fn group(
             space -= length;
         }
     }
-    let joined = groups.into_iter().map(|(rows, hashes)| match rows.as_slice() {
-        [one] => Ok((one.clone(), hashes)),
-        many => Ok((concat_batches(schema, many)?, hashes)),
+    let joined = groups.into_iter().map(|(rows, hashes)| {
+        let rows = match rows.as_slice() {
+            [one] => one.clone(),
+            many => concat_batches(&many[0].schema(), many)?,
+        };
+        Ok(FileRows { partition: partition.clone(), folder: folder.clone(), rows, hashes })
     });
     joined.collect()
 }

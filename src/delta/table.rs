@@ -7,6 +7,7 @@ use super::index::KeyIndex;
 use super::log::{DeltaLog, property, table_id};
 use super::memory::{Memory, STATE_DOMAIN};
 use super::metadata::TableWords;
+use super::partition::Partitioning;
 use super::patch::Owed;
 use super::rewrite::Rewrite;
 use super::rules::{OPTIONS, TableRules, canonical, option_differences};
@@ -34,6 +35,8 @@ pub struct TableDefinition {
     pub schema: SchemaRef,
     /// The columns of the primary key, in its order; at least one.
     pub primary_key: Vec<String>,
+    /// The columns that partition it, in the order of its folders; none in most tables.
+    pub partition_by: Vec<String>,
     /// Options of the table, without those of its store.
     pub options: HashMap<String, String>,
     /// Conditions that every row meets.
@@ -159,7 +162,8 @@ impl DeltaTable {
             (Some(snapshot), ..) => snapshot,
             (None, Some(definition), Some(declared)) => {
                 let properties = properties(definition, declared, entropy.as_ref())?;
-                log.create(to_kernel(&declared.stored())?, properties).await?;
+                let schema = to_kernel(&declared.stored())?;
+                log.create(schema, &definition.partition_by, properties).await?;
                 log.load().await?.ok_or_else(missing)?
             }
             (None, ..) => return Err(missing()),
@@ -247,11 +251,12 @@ impl DeltaTable {
     ///
     /// [`DeltaError::Mismatch`] with each difference.
     pub fn check(&self, definition: &TableDefinition) -> Result<(), DeltaError> {
-        let TableDefinition { primary_key, options, .. } = definition;
+        let TableDefinition { primary_key, partition_by, options, .. } = definition;
         let declared = Declared::try_new(self.name(), definition)?;
         let own = (declared.input.as_ref(), primary_key.as_slice());
         let found = (self.shape.input.as_ref(), self.primary_key());
         let mut all = differences(own, found);
+        all.extend(self.shape.partitioning.difference(partition_by));
         all.extend(option_differences(&canonical(options), &self.options));
         all.extend(declared.checks.differences(&self.shape.checks));
         let differences = all.join("; ");
@@ -410,10 +415,11 @@ struct Declared {
 
 impl Declared {
     fn try_new(name: &str, definition: &TableDefinition) -> Result<Self, DeltaError> {
-        let TableDefinition { schema, primary_key, options, checks } = definition;
+        let TableDefinition { schema, primary_key, partition_by, options, checks } = definition;
         let input = normalise(name, schema, primary_key)?;
         let rules = TableRules::try_new(name, &input, primary_key, options)?;
         let kept = Arc::new(stored(&input, &rules));
+        Partitioning::try_new(name, &kept, partition_by)?;
         let checks = Checks::try_new(name, &kept, checks)?;
         Ok(Self { input, rules, checks })
     }
@@ -451,7 +457,10 @@ fn shape_of(
     let known = known.and_then(|digits| u128::from_str_radix(digits, 16).ok());
     let hasher =
         KeyHasher::try_new(known.map_or_else(|| entropy.bits(), u128::to_be_bytes), &types)?;
-    let mut shape = RowShape::new(name.to_owned(), input, primary_key, hasher, rules);
+    let partition_by = snapshot.table_configuration().metadata().partition_columns();
+    let partitioning = Partitioning::try_new(name, &schema, partition_by)?;
+    let shape = RowShape::new(name.to_owned(), input, primary_key, hasher, rules);
+    let mut shape = shape.with_partitioning(partitioning);
     if let Some(kept) = snapshot.metadata_configuration().get(CHECKS) {
         let kept = serde_json::from_str(kept).map_err(|error| DeltaError::Damaged {
             reason: format!("property {CHECKS} cannot be read: {error}"),

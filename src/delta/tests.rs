@@ -215,6 +215,7 @@ async fn another_definition_is_refused_with_the_differences() {
     let other = TableDefinition {
         schema: Arc::new(Schema::new(fields)),
         primary_key: vec!["k".to_owned()],
+        partition_by: Vec::new(),
         options: std::collections::HashMap::new(),
         checks: Vec::new(),
     };
@@ -501,7 +502,7 @@ pub(super) async fn open(
     open_as(location, Some(definition()), settings).await
 }
 
-fn definition() -> TableDefinition {
+pub(super) fn definition() -> TableDefinition {
     let fields = vec![
         Field::new("k", DataType::Int64, false),
         Field::new("v", DataType::Int64, true),
@@ -510,6 +511,7 @@ fn definition() -> TableDefinition {
     TableDefinition {
         schema: Arc::new(Schema::new(fields)),
         primary_key: vec!["k".to_owned()],
+        partition_by: Vec::new(),
         options: std::collections::HashMap::new(),
         checks: Vec::new(),
     }
@@ -550,7 +552,7 @@ async fn health(location: &Location) -> Health {
     }
 }
 
-async fn open_as(
+pub(super) async fn open_as(
     location: &Location,
     definition: Option<TableDefinition>,
     settings: DeltaSettings,

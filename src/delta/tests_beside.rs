@@ -20,7 +20,7 @@ async fn begun(table: &Arc<DeltaTable>) -> Run {
 async fn begin(table: &Arc<DeltaTable>) {
     let mut writer = table.writer.lock().await;
     let files = writer.files.iter().cloned().collect();
-    writer.rewrite = table.begin_rewrite(files);
+    writer.rewrite = table.begin_rewrite(vec![files]);
 }
 
 async fn end(table: &Arc<DeltaTable>) {

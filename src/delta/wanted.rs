@@ -170,11 +170,12 @@ impl RowShape {
         let columns = schema.fields().iter().map(|field| {
             let name = field.name().strip_prefix(SEQUENCE_PREFIX).unwrap_or(field.name());
             let column = batch.column(self.input.index_of(name)?);
-            Ok(if column.data_type() == field.data_type() {
+            let column = if column.data_type() == field.data_type() {
                 Arc::clone(column)
             } else {
                 cast(column, field.data_type())?
-            })
+            };
+            self.partitioning.normal(name, column)
         });
         let columns = columns.collect::<Result<Vec<ArrayRef>, DeltaError>>()?;
         Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)

@@ -21,7 +21,7 @@
 use super::DeltaError;
 use super::apply::{Vectors, busy};
 use super::checks::Checks;
-use super::data::{FILE_ROWS_MAX, read_file, write_file};
+use super::data::{read_file, write_files};
 use super::files::LiveFile;
 use super::ledger::RACES_MAX;
 use super::log::{Change, stats_of};
@@ -140,18 +140,17 @@ impl DeltaTable {
         next.refuse_violations(&rows)?;
         let now_ms = self.clock.now_us() / 1_000;
         let mut lines = Vec::new();
-        for from in (0..rows.num_rows()).step_by(FILE_ROWS_MAX) {
-            let part = rows.slice(from, (rows.num_rows() - from).min(FILE_ROWS_MAX));
-            let stats = stats_of(&part, &next.schema)?;
-            let written = write_file(&self.location, part, Vec::new(), now_ms).await?;
+        let (partitioning, hashes) = (&next.partitioning, next.hashes(&rows)?);
+        let held = partitioning.held(&next.schema);
+        for written in write_files(&self.location, partitioning, &rows, &hashes, now_ms).await? {
             written.upload.done().await?;
             let add = json!({ "add": {
                 "path": written.path,
-                "partitionValues": file.partition,
+                "partitionValues": written.partition,
                 "size": written.size_bytes,
                 "modificationTime": now_ms,
                 "dataChange": false,
-                "stats": stats,
+                "stats": stats_of(&written.rows, &held)?,
             } });
             lines.push(add.to_string());
         }
@@ -182,6 +181,11 @@ impl DeltaTable {
                 let reason =
                     format!("column {column} is in the PRIMARY KEY: {new} has other hashes");
                 return Err(wrong(reason));
+            }
+            if own.partitioning.has(column) {
+                return Err(wrong(format!(
+                    "column {column} is in PARTITIONED BY: write the rows into a new table"
+                )));
             }
             if own.rules.sequence_by.contains(column) {
                 return Err(wrong(format!(

@@ -12,7 +12,7 @@ use crate::store::{is_store_option, open_location};
 use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
-use datafusion::common::{Constraint, Result};
+use datafusion::common::{Column, Constraint, Result};
 use datafusion::logical_expr::CreateExternalTable;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -62,8 +62,11 @@ async fn open_delta(
     if command.unbounded {
         return Err(definition("an upsert table is not UNBOUNDED").into());
     }
-    if !command.table_partition_cols.is_empty() {
-        return Err(definition("PARTITIONED BY is not supported yet").into());
+    let partition_by = partition_columns(session, command);
+    if !partition_by.is_empty() && command.schema.fields().is_empty() {
+        let reason =
+            "PARTITIONED BY needs the table's columns; leave it out to open a table as it is";
+        return Err(definition(reason).into());
     }
     let location = one_location(&name, command)?;
     let (store, mut options): (HashMap<_, _>, HashMap<_, _>) = command
@@ -88,7 +91,7 @@ async fn open_delta(
             .map_err(|error| definition(&format!("option '{OPTION}' cannot be read: {error}")))?,
         None => Vec::new(),
     };
-    let declared = TableDefinition { schema, primary_key, options, checks };
+    let declared = TableDefinition { schema, primary_key, partition_by, options, checks };
     let declared = (!declared.schema.fields().is_empty()).then_some(declared);
     let known = registry.table_at(opened.url.as_str());
     if let Some(known) = &known {
@@ -140,6 +143,20 @@ pub(super) async fn open_source(
     });
     let options = SourceTableOptions { watermark, is_unbounded: command.unbounded };
     Ok(SourceTable::try_new(&name, source, options)?)
+}
+
+/// The columns of PARTITIONED BY: the statement has them as they were written.
+fn partition_columns(session: &dyn Session, command: &CreateExternalTable) -> Vec<String> {
+    let folds = session.config().options().sql_parser.enable_ident_normalization;
+    let written = command.table_partition_cols.iter();
+    let column = |name: &String| {
+        if folds {
+            Column::from_qualified_name(name).name
+        } else {
+            Column::from_qualified_name_ignore_case(name).name
+        }
+    };
+    written.map(column).collect()
 }
 
 /// The settings of `session`.

@@ -41,10 +41,13 @@ impl Location {
     /// The path inside the store of `relative`, a path below the folder.
     #[must_use]
     pub fn path(&self, relative: &str) -> Path {
-        if self.prefix.as_ref().is_empty() {
-            return Path::from(relative);
-        }
-        Path::from(format!("{}/{relative}", self.prefix))
+        self.below(&Path::from(relative))
+    }
+
+    /// The path inside the store of `relative`, which is taken as it is: nothing is escaped.
+    #[must_use]
+    pub fn below(&self, relative: &Path) -> Path {
+        self.prefix.parts().chain(relative.parts()).collect()
     }
 
     /// The store with the folder as its root.

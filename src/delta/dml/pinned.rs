@@ -66,7 +66,7 @@ impl TableProvider for PinnedTable {
         filters: &[Expr],
         _: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let schema = self.schema();
+        let schema = &self.table.shape.file;
         let scan = ViewScan::try_new(&self.table, schema, state, projection, filters)?;
         let (table, pin) = (Arc::clone(&self.table), Arc::clone(&self.pin));
         Ok(Arc::new(PinnedScanExec::new(table, scan, pin)))

@@ -76,11 +76,12 @@ impl RowShape {
         let schema = self.open_schema();
         let columns = schema.fields().iter().map(|field| {
             let column = all.column(all.schema().index_of(field.name())?);
-            Ok(if column.data_type() == field.data_type() {
+            let column = if column.data_type() == field.data_type() {
                 Arc::clone(column)
             } else {
                 cast(column, field.data_type())?
-            })
+            };
+            self.partitioning.normal(field.name(), column)
         });
         let columns = columns.collect::<Result<Vec<ArrayRef>, DeltaError>>()?;
         Ok(RecordBatch::try_new(schema, columns)?)
