@@ -82,7 +82,7 @@ struct Applied {
     /// The index as it was, where it was replaced.
     replaced: Option<KeyIndex>,
     changed: RowsChanged,
-    tombstones: Option<RecordBatch>,
+    tombstones: Vec<RecordBatch>,
 }
 
 impl DeltaTable {
@@ -166,6 +166,7 @@ impl DeltaTable {
                     Some(wanted) => self.apply_keys(writer, &mut empty, wanted, first).await?,
                     None => Applied::default(),
                 };
+                applied.tombstones = self.bury_all(writer, &index, &empty).await?;
                 applied.changed.rows_deleted = index.len() as u64;
                 applied.removes = writer.files.iter().cloned().collect();
                 applied.replaced = Some(std::mem::replace(&mut index, empty));
@@ -173,7 +174,7 @@ impl DeltaTable {
             }
         };
         let token = change.token.take().map(|token| (token, writer.snapshot.version() + 1));
-        let added = Added { tombstones: applied.tombstones.take(), token };
+        let added = Added { tombstones: std::mem::take(&mut applied.tombstones), token };
         let state = self.next_state(writer, added).await?;
         change.adds = std::mem::take(&mut applied.adds);
         change.removes = std::mem::take(&mut applied.removes);
@@ -224,6 +225,7 @@ impl DeltaTable {
         let Resolved { rows, hashes, prefixes, removed, tombstones, rows_ignored } = resolved;
         let now_ms = self.clock.now_us() / 1_000;
         let adds = write_files(&self.location, &rows, &hashes, now_ms).await?;
+        let tombstones = tombstones.into_iter().collect();
         let mut applied = Applied { adds, tombstones, ..Applied::default() };
         applied.changed.rows_ignored = rows_ignored;
         applied.changed.bytes_written = applied.adds.iter().map(|file| file.size_bytes).sum();

@@ -83,11 +83,13 @@ pub enum DeltaError {
     },
     /// Another writer changed rows while a statement ran.
     #[error(
-        "another writer committed version {version} while the statement ran: nothing is written, run it again"
+        "another writer changed rows while the statement ran, {runs} times in a row and last in version {version}: nothing is written, run it again"
     )]
     Changed {
         /// The version of the other writer.
         version: u64,
+        /// How often the statement was run.
+        runs: u32,
     },
     /// A row asks for something that no option explains.
     #[error(

@@ -31,7 +31,6 @@ impl DeltaTable {
             self.catch_up(&mut writer).await?;
             self.prepare(&mut writer).await?;
             self.refuse_moved(&writer, &asked).await?;
-            let next = writer.snapshot.version() + 1;
             let mut change = Change { operation: Some("RESTORE"), ..Change::default() };
             change.raw = self.difference(&writer.files, &then.files);
             for own in &asked.pipelines {
@@ -43,7 +42,7 @@ impl DeltaTable {
                     .map_err(|error| CommitError::Internal(Box::new(error)))?;
                 change.domains.push((format!("{DOMAIN}{pipeline}"), named));
             }
-            let state = TableState::restored(state, next)?;
+            let state = TableState::restored(state)?;
             change.domains.push((STATE_DOMAIN.to_owned(), state));
             writer.is_unknown = true;
             let sent = self.log.commit(Arc::clone(&writer.snapshot), Arc::new(change)).await?;

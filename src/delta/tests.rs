@@ -497,7 +497,7 @@ pub(super) async fn open(
     open_as(location, Some(definition()), settings).await
 }
 
-fn definition() -> TableDefinition {
+pub(super) fn definition() -> TableDefinition {
     let fields = vec![
         Field::new("k", DataType::Int64, false),
         Field::new("v", DataType::Int64, true),

@@ -11,6 +11,7 @@ mod history;
 mod plan;
 mod registry;
 mod tables;
+mod update;
 mod upkeep;
 
 pub use context::{OnefoldBuilderExt, OnefoldContextExt};
