@@ -43,6 +43,8 @@ async fn a_token_is_of_one_write_whatever_is_sent_under_it_again() {
     assert!(!nothing.is_repeated && nothing.version > third.version, "{nothing:?}");
     for token in ["empty", "a", "A", "b"] {
         assert!(write(&context, LOAD, token).await.unwrap().is_repeated, "{token}");
+        let reopened = opened(&world).await;
+        assert!(write(&reopened, LOAD, token).await.unwrap().is_repeated, "{token}, reopened");
     }
 }
 

@@ -64,7 +64,9 @@ pub enum DeltaError {
         row: String,
     },
     /// A statement writes one key twice, or changes one row twice.
-    #[error("table {table}: row {row} is {what} more than once by one statement")]
+    #[error(
+        "table {table}: row {row} is {what} more than once by one statement; let it name each key once"
+    )]
     Repeated {
         /// The table.
         table: String,
@@ -74,7 +76,9 @@ pub enum DeltaError {
         row: String,
     },
     /// A statement gives a row the key of another.
-    #[error("table {table}: there is a row with the key of {row} already")]
+    #[error(
+        "table {table}: there is a row with the key of {row} already; to replace it write REPLACE INTO, or delete it first"
+    )]
     Exists {
         /// The table.
         table: String,

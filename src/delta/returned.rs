@@ -159,13 +159,14 @@ mod tests {
         assert_eq!((note.up_to, note.versions.as_slice()), (2, [1, 2].as_slice()));
         let path = location.path(NOTE);
         let store = &location.store;
-        let other = r#"{"table":"another","up_to":2,"versions":[1]}"#;
-        for damaged in ["{", other, &other.replace("another", &note.table).replace("2", "9")] {
-            store.put(&path, damaged.to_owned().into()).await.unwrap();
+        let noted = |table: &str, up_to: u64| {
+            format!("{{\"table\":\"{table}\",\"up_to\":{up_to},\"versions\":[1]}}")
+        };
+        for damaged in ["{".to_owned(), noted("another", 2), noted(&note.table, 9)] {
+            store.put(&path, damaged.clone().into()).await.unwrap();
             assert_eq!(table.returned(0, &head().await).await.unwrap(), [1, 2], "{damaged}");
         }
-        let own = other.replace("another", &note.table);
-        store.put(&path, own.into()).await.unwrap();
+        store.put(&path, noted(&note.table, 2).into()).await.unwrap();
         assert_eq!(table.returned(0, &head().await).await.unwrap(), [1], "as it was noted");
         assert_eq!(table.returned(1, &head().await).await.unwrap(), [0; 0], "not kept any more");
     }

@@ -73,7 +73,7 @@ impl TableFunctionImpl for TableFunction {
         };
         let Some(name) = text(name) else { return plan_err!("write {usage}") };
         let Some(table) = self.registry.table_named(&name) else {
-            return plan_err!("{usage}: there is no upsert table '{name}'");
+            return plan_err!("{usage}: there is no upsert table '{name}' in this session");
         };
         let clock = Arc::clone(&self.registry.clock);
         let upkeep = |work| Upkeep { table: Arc::clone(&table), clock, work }.provider();
