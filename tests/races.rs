@@ -150,6 +150,30 @@ async fn a_token_that_the_other_used_first_makes_the_statement_do_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_does_not_know_a_column_never_writes_rows_without_it() {
+    const ALTER: &str = "ALTER TABLE t ADD COLUMN w BIGINT; UPDATE t SET w = k";
+    for is_before in [true, false] {
+        let pair = Pair::new().await;
+        if is_before {
+            run(&pair.other, ALTER).await.unwrap();
+        } else {
+            pair.before_commit(1, ALTER);
+        }
+        for statement in [
+            "UPDATE t SET v = 0",
+            "UPDATE t SET v = 0",
+            "REPLACE INTO t VALUES (1, 1)",
+            "INSERT INTO t VALUES (1, 1)",
+        ] {
+            let refused = refusal(&pair.first, statement).await;
+            // An INSERT does not look before it is overtaken.
+            assert!(refused.contains("changed the schema"), "{statement}: {refused}");
+        }
+        assert_eq!(rows(&pair.other, "SELECT sum(v), sum(w) FROM t").await, ["210 21"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_statement_is_not_run_again_over_a_restored_table() {
     let pair = Pair::new().await;
     pair.before_commit(1, "RESTORE t TO VERSION AS OF 0");

@@ -185,6 +185,7 @@ impl From<DeltaError> for CommitError {
             DeltaError::NullValue { .. }
             | DeltaError::Overflow { .. }
             | DeltaError::Operation { .. } => Self::Refused { reason: error.to_string() },
+            DeltaError::NotRetained { .. } => Self::NotKept { reason: error.to_string() },
             DeltaError::Damaged { reason } => Self::Damaged { reason },
             DeltaError::Location(StoreError::NoPutIfAbsent { location }) => {
                 Self::NoPutIfAbsent { location }

@@ -9,6 +9,7 @@ use super::patch::Owed;
 use super::rules::{OPTIONS, TableRules, canonical, option_differences};
 use super::schema::{HASH_KEY, INPUT, PRIMARY_KEY, differences, from_kernel, normalise, to_kernel};
 use super::stage::RowShape;
+use crate::commit::CommitError;
 use crate::key::KeyHasher;
 use crate::store::{Location, probe_put_if_absent};
 use crate::types::{Clock, Entropy};
@@ -278,6 +279,13 @@ impl DeltaTable {
         let listed = self.clock.monotonic();
         let head = self.log.reload(&writer.snapshot).await?;
         if head.version() != writer.snapshot.version() || writer.is_unknown {
+            if head.schema() != writer.snapshot.schema() {
+                // Rows of the old columns would take the place of whole ones.
+                let reason = "it, or one before it, changed the schema: the table must be opened \
+                              again, in a new session";
+                let (version, reason) = (head.version(), reason.to_owned());
+                return Err(CommitError::Conflict { version, reason }.into());
+            }
             writer.memory = None;
             if !writer.is_unknown && self.keeps_files(&writer.snapshot, &head).await? {
                 writer.snapshot = head;

@@ -133,13 +133,7 @@ fn value(
                     columns => columns.iter().position(|name| name == column),
                 };
                 if columns.is_empty() && values.len() != target.table.shape.input.fields().len() {
-                    let fields = target.table.shape.input.fields().iter();
-                    let names: Vec<&str> = fields.map(|field| field.name().as_str()).collect();
-                    return plan_err!(
-                        "MERGE INTO {name}: INSERT without a list of columns needs a value for \
-                         each of {}",
-                        names.join(", ")
-                    );
+                    return plan_err!("MERGE INTO {name}: INSERT needs a value for every column");
                 }
                 let missing = || null(data_type);
                 Some(match place.and_then(|place| values.get(place)) {
