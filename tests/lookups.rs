@@ -5,6 +5,9 @@ use onefold::datafusion::prelude::SessionContext;
 use onefold::object_store::ObjectStoreExt;
 use serde_json::Value;
 
+/// What key 3 has, by version.
+const VALUES: [&str; 5] = ["", "", "1", "7", "8"];
+
 /// A plan that scans reads 1000 rows from two files, whose statistics tell nothing.
 async fn filled(world: &World) -> SessionContext {
     let context = world.session();
@@ -71,7 +74,6 @@ async fn a_time_is_of_the_newest_version_that_is_not_after_it() {
     let world = World { settings: quiet(), ..World::new() };
     let context = filled(&world).await;
     run(&context, "UPDATE t SET v = 7 WHERE k = 3; UPDATE t SET v = 8 WHERE k = 3").await.unwrap();
-    const VALUES: [&str; 5] = ["", "", "1", "7", "8"]; // of key 3, by version
     let mut times = Vec::new();
     for version in 0..VALUES.len() {
         times.push(committed_ms(&world, version).await * 1_000);

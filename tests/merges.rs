@@ -87,7 +87,7 @@ fn merged(
     clauses: &[Clause],
 ) -> Option<(Table, u64)> {
     let mut after = table.clone();
-    let mut changed: BTreeMap<i64, bool> = BTreeMap::new();
+    let mut touched: BTreeMap<i64, bool> = BTreeMap::new();
     for (key, value) in table {
         let pairs: Vec<Option<i64>> =
             source.iter().filter(|own| own.0 == *key).map(|own| own.1).collect();
@@ -110,7 +110,7 @@ fn merged(
         }
         for (change, other) in changes {
             let is_delete = matches!(change, Change::Delete);
-            if changed.insert(*key, is_delete).is_some_and(|before| !(before && is_delete)) {
+            if touched.insert(*key, is_delete).is_some_and(|before| !(before && is_delete)) {
                 return None;
             }
             match change {
@@ -120,7 +120,7 @@ fn merged(
             };
         }
     }
-    let mut count = changed.len() as u64;
+    let mut count = touched.len() as u64;
     let mut inserted = BTreeSet::new();
     for (key, value) in source.iter().filter(|own| !table.contains_key(&own.0)) {
         let is_it = |clause: &&Clause| matches!(clause, Clause::NotMatched(condition) if condition.holds(*value));

@@ -176,12 +176,12 @@ proptest! {
                         run(&context, &format!("INSERT INTO t VALUES {}", rows.join(", "))).await.unwrap();
                     }
                     Step::DeleteAll | Step::Truncate => {
-                        model.values_mut().for_each(|own| own.1 = None);
+                        for own in model.values_mut() { own.1 = None; }
                         let is_delete = matches!(step, Step::DeleteAll);
                         run(&context, if is_delete { "DELETE FROM t" } else { "TRUNCATE TABLE t" }).await.unwrap();
                     }
                     Step::Overwrite(rows) => {
-                        model.values_mut().for_each(|own| own.1 = None);
+                        for own in model.values_mut() { own.1 = None; }
                         model.extend(rows.iter().map(|(key, sequence)| (*key, (*sequence, Some(-1)))));
                         let rows: Vec<String> = rows.iter().map(|(key, sequence)| format!("({key}, '-1', {sequence}, 'c')")).collect();
                         let source = if rows.is_empty() { NO_ROWS.to_owned() } else { format!("VALUES {}", rows.join(", ")) };

@@ -250,6 +250,10 @@ mod tests {
             let tokens = tokenize(text, &GenericDialect {}).unwrap();
             assert_eq!(written(&travel(&tokens, &GenericDialect {}).unwrap()), expected);
         }
+    }
+
+    #[test]
+    fn what_is_no_clause_is_left_as_it_is() {
         for text in [
             "SELECT version AS of, 5 FROM t",
             "SELECT t.version AS OF FROM t",

@@ -73,7 +73,7 @@ impl Target {
         let input = self.pinned(dml.input.as_ref().clone())?;
         match (&dml.op, input) {
             (WriteOp::MergeInto(merge), source) => merge_rows(self, &dml.table_name, merge, source),
-            (WriteOp::Update, LogicalPlan::Projection(projection)) => self.updated(projection),
+            (WriteOp::Update, LogicalPlan::Projection(projection)) => self.updated(&projection),
             (WriteOp::Delete, input) => {
                 let mut shown = vec![lit(DELETE).alias(KIND)];
                 for field in self.table.shape.file.fields() {
@@ -97,7 +97,7 @@ impl Target {
     }
 
     /// The plan of rows as an UPDATE sets them.
-    fn updated(&self, projection: Projection) -> Result<LogicalPlan> {
+    fn updated(&self, projection: &Projection) -> Result<LogicalPlan> {
         let assigned = |name: &str| {
             let is_it = |expr: &&Expr| expr.schema_name().to_string() == *name;
             let value = projection.expr.iter().find(is_it)?.clone().unalias_nested().data;
