@@ -27,6 +27,9 @@ const READS: usize = 32;
 /// older uploads.
 const OLD_MS: i64 = 12 * 3_600_000;
 
+/// Begins the name of this program in `commitInfo`: but for a restore, it adds new files only.
+const OWN_ENGINE: &str = "onefold/";
+
 /// What was found in the commits up to a version.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Note {
@@ -84,12 +87,14 @@ impl DeltaTable {
 /// Whether a commit may name files that the version before it did not, and that are not new.
 fn brings_back(actions: &Actions) -> bool {
     let replaced: Vec<&str> = actions.removes.iter().map(|own| own.path.as_str()).collect();
+    let is_own = actions.engine.as_deref().is_some_and(|own| own.starts_with(OWN_ENGINE));
     let is_old = |at_ms: i64, modified_ms: i64| at_ms.saturating_sub(modified_ms) > OLD_MS;
     actions.operation.as_deref() == Some("RESTORE")
-        || actions.adds.iter().any(|add| {
-            !replaced.contains(&add.path.as_str())
-                && actions.at_ms.is_some_and(|at_ms| is_old(at_ms, add.modification_time))
-        })
+        || !is_own
+            && actions.adds.iter().any(|add| {
+                !replaced.contains(&add.path.as_str())
+                    && actions.at_ms.is_some_and(|at_ms| is_old(at_ms, add.modification_time))
+            })
 }
 
 #[cfg(test)]

@@ -227,7 +227,7 @@ mod tests {
             ),
             (
                 "SELECT * FROM \"it's\" VERSION AS OF 3",
-                "SELECT * FROM onefold_at('it''s', 3) AS \"it's\"",
+                "SELECT * FROM onefold_at('it's', 3) AS \"it's\"",
             ),
             (
                 "SELECT * FROM t /* VERSION */ VERSION -- AS\n AS OF 3 ORDER BY k",
@@ -239,7 +239,7 @@ mod tests {
             ),
             (
                 "MERGE INTO t USING s TIMESTAMP AS OF 'it''s' ON t.k = s.k",
-                "MERGE INTO t USING onefold_at('s', 'it''s') AS s ON t.k = s.k",
+                "MERGE INTO t USING onefold_at('s', 'it's') AS s ON t.k = s.k",
             ),
             (
                 "SELECT * FROM version VERSION AS OF 3, timestamp TIMESTAMP AS OF '2026'",
