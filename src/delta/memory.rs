@@ -410,14 +410,14 @@ mod tests {
 
     const MINUTE_US: i64 = 60_000_000;
 
-    /// A delete every minute, of 25 keys in turn and of new ones; an hour is remembered.
+    /// A delete every minute, of 10 keys in turn and of new ones; an hour is remembered.
     #[tokio::test]
     async fn deletes_that_go_on_are_forgotten_all_the_same_and_the_last_of_a_key_counts() {
         let (location, shape) = (location(), shape());
         let mut memory = Memory::default();
         let mut last: BTreeMap<u128, i64> = BTreeMap::new();
         for minute in 0..900_i64 {
-            let key = if minute % 3 == 0 { minute + 100 } else { minute * 37 % 25 };
+            let key = if minute % 3 == 0 { minute + 100 } else { minute * 37 % 10 };
             let key = hash(key.unsigned_abs());
             let sequence = Arc::new(Int64Array::from(vec![minute])) as ArrayRef;
             let tombstones = vec![tombstones(&shape, &[key], vec![sequence]).unwrap()];
