@@ -117,12 +117,16 @@ async fn the_first_row_stays_where_the_table_keeps_the_first() {
          CREATE EXTERNAL TABLE s (k BIGINT NOT NULL, v BIGINT, PRIMARY KEY (k)) STORED AS DELTA
          LOCATION 'memory:///s' OPTIONS ('merge_mode' 'first', 'sequence_by' 'v');
          INSERT INTO s VALUES (1, 5), (1, 4); INSERT INTO s VALUES (1, 6), (2, 9);
-         INSERT INTO s VALUES (1, 3), (2, 9)",
+         INSERT INTO s VALUES (1, 3), (2, 9);
+         CREATE EXTERNAL TABLE e (k BIGINT NOT NULL, at BIGINT, v BIGINT, PRIMARY KEY (k))
+         STORED AS DELTA LOCATION 'memory:///e' OPTIONS ('merge_mode' 'first', 'sequence_by' 'at');
+         INSERT INTO e VALUES (1, 5, 1), (1, 5, 2); INSERT INTO e VALUES (1, 5, 3)",
     )
     .await
     .unwrap();
     assert_eq!(rows(&context, "SELECT * FROM f ORDER BY k").await, ["1 1", "2 4"]);
     assert_eq!(rows(&context, "SELECT * FROM s ORDER BY k").await, ["1 3", "2 9"]);
+    assert_eq!(rows(&context, "SELECT v FROM e").await, ["1"], "of equal ones the earlier");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

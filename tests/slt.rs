@@ -4,8 +4,10 @@ use async_trait::async_trait;
 use onefold::arrow::util::display::{ArrayFormatter, FormatOptions};
 use onefold::datafusion::dataframe::DataFrame;
 use onefold::datafusion::prelude::{SessionConfig, SessionContext};
+use onefold::object_store::memory::InMemory;
 use onefold::prelude::*;
 use sqllogictest::{AsyncDB, DBOutput, DefaultColumnType, Runner};
+use std::sync::Arc;
 
 #[tokio::test]
 async fn every_placement_and_option_of_the_clause() {
@@ -20,6 +22,11 @@ async fn everything_refused_says_what_to_write() {
 #[tokio::test]
 async fn sources_have_watermarks_options_and_settings() {
     run_everywhere("sources.slt").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn statements_that_change_tables_say_what_they_did_or_why_they_cannot() {
+    run_everywhere("table.slt").await;
 }
 
 #[tokio::test]
@@ -37,6 +44,8 @@ async fn run_everywhere(file: &str) {
                 .with_information_schema(true);
             let context =
                 SessionContext::new_with_config(config).with_onefold(Settings::default()).unwrap();
+            let url = "memory:///".parse().unwrap();
+            context.runtime_env().register_object_store(&url, Arc::new(InMemory::new()));
             Database { context, is_plain: false }
         })
         .await;

@@ -188,7 +188,7 @@ proptest! {
                 let statement = if deletes {
                     format!("DELETE FROM t WHERE k BETWEEN {key} AND {}", key + value)
                 } else {
-                    format!("INSERT INTO t VALUES ({key}, {value}), ({}, {value})", key + 2)
+                    format!("INSERT INTO t SELECT value, {value} FROM generate_series({key}, {})", key + 5)
                 };
                 run(&context, &statement).await.unwrap();
                 states.push((context.table_version("t").unwrap(), table(&context).await));

@@ -28,6 +28,12 @@ pub enum CommitError {
         /// Which rule, and what to do.
         reason: String,
     },
+    /// A version that is not there, or not any more.
+    #[error("{reason}")]
+    NotKept {
+        /// Which version, and which there are.
+        reason: String,
+    },
     /// Another writer changed the table in a way that cannot be retried safely.
     #[error("version {version} was committed by another writer: {reason}")]
     Conflict {
@@ -63,7 +69,7 @@ impl CommitError {
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         match self {
-            Self::Refused { .. } => ErrorKind::Invalid,
+            Self::Refused { .. } | Self::NotKept { .. } => ErrorKind::Invalid,
             Self::Gap { .. } | Self::Conflict { .. } | Self::Damaged { .. } => ErrorKind::Data,
             Self::NoPutIfAbsent { .. } | Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::Unavailable(_) => ErrorKind::Unavailable,

@@ -11,6 +11,8 @@ pub(super) struct Actions {
     pub(super) removes: Vec<Remove>,
     pub(super) txns: Vec<Txn>,
     pub(super) operation: Option<String>,
+    /// Who committed it.
+    pub(super) engine: Option<String>,
     /// When it was committed, in milliseconds since the Unix epoch.
     pub(super) at_ms: Option<i64>,
     /// The fresh id that every commit carries.
@@ -62,6 +64,7 @@ struct CommitInfo {
     timestamp: Option<i64>,
     in_commit_timestamp: Option<i64>,
     operation: Option<String>,
+    engine_info: Option<String>,
     txn_id: Option<String>,
 }
 
@@ -92,6 +95,7 @@ impl Actions {
             if let Some(info) = line.info {
                 actions.at_ms = info.in_commit_timestamp.or(info.timestamp);
                 actions.operation = info.operation;
+                actions.engine = info.engine_info;
                 actions.txn_id = info.txn_id;
             }
         }

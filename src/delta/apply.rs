@@ -87,7 +87,7 @@ struct Applied {
     /// The index as it was, where it was replaced.
     replaced: Option<KeyIndex>,
     changed: RowsChanged,
-    tombstones: Option<RecordBatch>,
+    tombstones: Vec<RecordBatch>,
 }
 
 impl DeltaTable {
@@ -146,10 +146,8 @@ impl DeltaTable {
         mut change: Change,
     ) -> Result<Option<Written>, DeltaError> {
         let (mut index, mut applied) = self.probe(writer, rows).await?;
-
         let is_whole = matches!(rows, StagedRows::Whole(_));
         let sealed = self.seal(writer, &mut applied, is_whole, &mut change).await;
-
         let (state, vectors) = match sealed {
             Ok(sealed) => sealed,
             Err(error) => {
@@ -188,7 +186,7 @@ impl DeltaTable {
         change: &mut Change,
     ) -> Result<(Option<NextState>, Vectors), DeltaError> {
         let token = change.token.take().map(|token| (token, writer.snapshot.version() + 1));
-        let added = Added { tombstones: applied.tombstones.take(), token };
+        let added = Added { tombstones: std::mem::take(&mut applied.tombstones), token };
         let state = self.next_state(writer, added).await?;
         change.adds = std::mem::take(&mut applied.adds);
         change.removes = std::mem::take(&mut applied.removes);
@@ -238,6 +236,7 @@ impl DeltaTable {
                     Some(wanted) => self.apply_keys(writer, &mut empty, wanted, first).await?,
                     None => Applied::default(),
                 };
+                applied.tombstones = self.bury_all(writer, &empty).await?;
                 applied.changed.rows_deleted = index.len() as u64;
                 applied.removes = writer.files.iter().cloned().collect();
                 applied.replaced = Some(std::mem::replace(&mut index, empty));
@@ -264,6 +263,7 @@ impl DeltaTable {
         let now_ms = self.clock.now_us() / 1_000;
         let partitioning = &self.shape.partitioning;
         let adds = write_files(&self.location, partitioning, &rows, &hashes, now_ms).await?;
+        let tombstones = tombstones.into_iter().collect();
         let mut applied = Applied { adds, tombstones, ..Applied::default() };
         applied.changed.rows_ignored = rows_ignored;
         applied.changed.bytes_written = applied.adds.iter().map(|file| file.size_bytes).sum();

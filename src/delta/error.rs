@@ -112,7 +112,9 @@ pub enum DeltaError {
         reason: String,
     },
     /// A statement writes one key twice, or changes one row twice.
-    #[error("table {table}: row {row} is {what} more than once by one statement")]
+    #[error(
+        "table {table}: row {row} is {what} more than once by one statement; let it name each key once"
+    )]
     Repeated {
         /// The table.
         table: String,
@@ -122,7 +124,9 @@ pub enum DeltaError {
         row: String,
     },
     /// A statement gives a row the key of another.
-    #[error("table {table}: there is a row with the key of {row} already")]
+    #[error(
+        "table {table}: there is a row with the key of {row} already; to replace it write REPLACE INTO, or delete it first"
+    )]
     Exists {
         /// The table.
         table: String,
@@ -131,11 +135,13 @@ pub enum DeltaError {
     },
     /// Another writer changed rows while a statement ran.
     #[error(
-        "another writer committed version {version} while the statement ran: nothing is written, run it again"
+        "another writer changed rows while the statement ran, {runs} times in a row and last in version {version}: nothing is written, run it again"
     )]
     Changed {
         /// The version of the other writer.
         version: u64,
+        /// How often the statement was run.
+        runs: u32,
     },
     /// A row asks for something that no option explains.
     #[error(
@@ -234,6 +240,7 @@ impl From<DeltaError> for CommitError {
             | DeltaError::Partition { .. }
             | DeltaError::Operation { .. } => Self::Refused { reason: error.to_string() },
             DeltaError::ForeignChecks { .. } => Self::Unsupported { reason: error.to_string() },
+            DeltaError::NotRetained { .. } => Self::NotKept { reason: error.to_string() },
             DeltaError::Damaged { reason } => Self::Damaged { reason },
             DeltaError::Location(StoreError::NoPutIfAbsent { location }) => {
                 Self::NoPutIfAbsent { location }

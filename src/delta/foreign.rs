@@ -54,6 +54,27 @@ pub(super) async fn delete(location: &Location, keys: std::ops::Range<i64>) {
     }
 }
 
+/// Puts the files of `version` in the place of those of the head, as written at `modified_ms`, or
+/// as they are dated.
+pub(super) async fn restore(
+    location: &Location,
+    version: u64,
+    operation: &str,
+    modified_ms: Option<i64>,
+) {
+    let table = open_as(location, None, settings()).await.unwrap();
+    let then = table.view_at(version).await.unwrap();
+    let view = table.view();
+    let removes = view.files.iter().map(|file| json!({ "remove": described(file) }).to_string());
+    let adds = then.files.iter().map(|file| {
+        let mut add = described(file);
+        add["modificationTime"] = modified_ms.unwrap_or(file.modified_ms).into();
+        add["stats"] = file.stats.as_str().into();
+        json!({ "add": add }).to_string()
+    });
+    commit(&table, removes.chain(adds).collect(), operation).await;
+}
+
 pub(super) async fn compact(location: &Location) {
     let table = open_as(location, None, settings()).await.unwrap();
     let (mut batches, mut lines) = (Vec::new(), Vec::new());

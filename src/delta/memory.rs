@@ -11,6 +11,7 @@
 //! 1. The state changes in the commit that changes the rows, or not at all.
 //! 2. A file of tombstones is dropped whole, once the youngest in it is older than the horizon;
 //!    rows not newer than what was dropped are then refused where their key is not in the table.
+//!    Joined files span a fraction of the horizon, so that deletes that go on keep nothing alive.
 //! 3. State that is lost is never taken for empty.
 
 use super::stage::RowShape;
@@ -19,8 +20,8 @@ use crate::key::KeyTable;
 use crate::store::{Location, read_whole, sha256_of, unread};
 use crate::types::StateFile;
 use arrow::array::cast::AsArray;
-use arrow::array::{Array, ArrayRef, FixedSizeBinaryArray};
-use arrow::compute::{concat_batches, interleave_record_batch};
+use arrow::array::{Array, ArrayRef, BooleanArray, FixedSizeBinaryArray};
+use arrow::compute::{concat_batches, filter_record_batch, interleave_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
@@ -28,6 +29,7 @@ use datafusion::parquet::arrow::ArrowWriter;
 use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -39,6 +41,10 @@ const HASH: &str = "hash";
 /// More files than this are joined, the oldest first.
 const FILES_MAX: usize = 24;
 const FILES_JOINED: usize = 16;
+/// A joined file spans so much of the horizon at most.
+const SPAN_SHARE: i64 = 8;
+/// Tombstones of one file at most.
+pub(super) const TOMBSTONES_MAX: usize = 4_000_000;
 /// Tokens kept, the newest.
 const TOKENS_MAX: usize = 10_000;
 
@@ -50,15 +56,20 @@ pub(super) struct TableState {
     /// The highest first bytes of a sequence among the tombstones that were dropped.
     forgotten: Option<u64>,
     tokens: Option<StateFile>,
-    /// Versions that restored an older one: they name files again that were dropped before.
-    #[serde(default)]
-    restores: Vec<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct TombstoneFile {
     file: StateFile,
     sequence_max: u64,
+}
+
+impl TombstoneFile {
+    /// When the oldest and the youngest of its deletes were committed.
+    fn times(&self) -> (i64, i64) {
+        let youngest = self.file.time_max_us.unwrap_or_default();
+        (self.file.time_min_us.unwrap_or(youngest), youngest)
+    }
 }
 
 /// The state of a table in memory.
@@ -77,7 +88,7 @@ pub(super) struct Memory {
 /// What a commit adds to the state.
 #[derive(Debug, Default)]
 pub(super) struct Added {
-    pub(super) tombstones: Option<RecordBatch>,
+    pub(super) tombstones: Vec<RecordBatch>,
     /// With the version that uses it.
     pub(super) token: Option<(String, u64)>,
 }
@@ -86,10 +97,10 @@ pub(super) struct Added {
 #[derive(Debug)]
 pub(super) struct NextState {
     named: TableState,
-    /// Numbers of files that are dropped or joined, and the parts that are new.
+    /// Files that are dropped, those that are joined of the rest, and the parts that are new.
     dropped: usize,
-    joined: Option<(usize, RecordBatch)>,
-    added: Option<RecordBatch>,
+    joined: Option<(Range<usize>, RecordBatch)>,
+    added: Vec<RecordBatch>,
     token: Option<(String, u64)>,
 }
 
@@ -114,22 +125,13 @@ impl TableState {
         Ok(state)
     }
 
-    /// The words of the domain after a restore at `version`: the state as it was then, whose words
-    /// were `configuration`.
-    pub(super) fn restored(
-        configuration: Option<&str>,
-        version: u64,
-    ) -> Result<String, DeltaError> {
+    /// The words of the domain after a restore: the state as it was, whose words were
+    /// `configuration`.
+    pub(super) fn restored(configuration: Option<&str>) -> Result<String, DeltaError> {
         let mut state = configuration.map(Self::parse).transpose()?.unwrap_or_default();
         state.format = FORMAT;
-        state.restores.push(version);
         serde_json::to_string(&state)
             .map_err(|error| DeltaError::Damaged { reason: format!("the table's state: {error}") })
-    }
-
-    /// Versions that restored an older one.
-    pub(super) fn restores(&self) -> &[u64] {
-        &self.restores
     }
 
     /// The files it names.
@@ -151,8 +153,8 @@ pub(super) fn tombstones(
     hashes: &[u128],
     sequences: Vec<ArrayRef>,
 ) -> Result<RecordBatch, DeltaError> {
-    let bytes = hashes.iter().map(|hash| hash.to_le_bytes());
-    let hashes = FixedSizeBinaryArray::try_from_iter(bytes)?;
+    let bytes = hashes.iter().map(|hash| Some(hash.to_le_bytes()));
+    let hashes = FixedSizeBinaryArray::try_from_sparse_iter_with_size(bytes, 16)?;
     let columns = std::iter::once(Arc::new(hashes) as ArrayRef).chain(sequences).collect();
     Ok(RecordBatch::try_new(tombstone_schema(shape), columns)?)
 }
@@ -167,10 +169,10 @@ impl Memory {
         let mut memory = Self::default();
         for own in &named.tombstones {
             let bytes = read_state(location, &own.file).await?;
-            let batches = ParquetRecordBatchReaderBuilder::try_new(bytes)?.build()?;
-            let batches = batches.collect::<Result<Vec<_>, _>>()?;
-            let Some(first) = batches.first() else { continue };
-            memory.put(concat_batches(&first.schema(), &batches)?);
+            let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)?;
+            let schema = Arc::clone(reader.schema());
+            let batches = reader.build()?.collect::<Result<Vec<_>, _>>()?;
+            memory.put(concat_batches(&schema, &batches)?);
         }
         if let Some(file) = &named.tokens {
             let bytes = read_state(location, file).await?;
@@ -231,8 +233,7 @@ impl Memory {
         let oldest = now_us.saturating_sub(shape.rules.horizon_us);
         let is_old = |own: &&TombstoneFile| own.file.time_max_us.is_some_and(|at| at < oldest);
         let dropped = self.named.tombstones.iter().take_while(is_old).count();
-        let added = added.filter(|batch| batch.num_rows() > 0);
-        if dropped == 0 && added.is_none() && token.is_none() {
+        if dropped == 0 && added.is_empty() && token.is_none() {
             return Ok(None);
         }
         let mut named = self.named.clone();
@@ -241,19 +242,22 @@ impl Memory {
             named.forgotten = named.forgotten.max(Some(own.sequence_max));
         }
         let mut joined = None;
-        if named.tombstones.len() >= FILES_MAX {
-            let numbers = &self.numbers[dropped..dropped + FILES_JOINED];
-            let parts: Vec<&RecordBatch> =
-                numbers.iter().filter_map(|number| self.parts.get(number)).collect();
-            let batch = concat_batches(&tombstone_schema(shape), parts)?;
-            let old: Vec<TombstoneFile> = named.tombstones.drain(..FILES_JOINED).collect();
-            let times = old.iter().filter_map(|own| own.file.time_max_us);
-            let at_us = times.max().unwrap_or(now_us);
-            named.tombstones.insert(0, write_tombstones(location, &batch, at_us).await?);
-            joined = Some((FILES_JOINED, batch));
+        if named.tombstones.len() >= FILES_MAX
+            && let Some(window) = to_join(&named.tombstones, shape.rules.horizon_us / SPAN_SHARE)
+        {
+            let numbers = &self.numbers[dropped + window.start..dropped + window.end];
+            let batch = self.join(&tombstone_schema(shape), numbers)?;
+            let old = &named.tombstones[window.clone()];
+            let times = old
+                .iter()
+                .map(TombstoneFile::times)
+                .reduce(|one, two| (one.0.min(two.0), one.1.max(two.1)));
+            let file = write_tombstones(location, &batch, times.unwrap_or((now_us, now_us)));
+            named.tombstones.splice(window.clone(), [file.await?]);
+            joined = Some((window, batch));
         }
-        if let Some(batch) = &added {
-            named.tombstones.push(write_tombstones(location, batch, now_us).await?);
+        for batch in &added {
+            named.tombstones.push(write_tombstones(location, batch, (now_us, now_us)).await?);
         }
         if let Some(token) = &token {
             let first = (self.tokens.len() + 1).saturating_sub(TOKENS_MAX);
@@ -274,22 +278,18 @@ impl Memory {
             self.parts.remove(&number);
             self.by_hash.retain(|_, place| place.0 != number);
         }
-        if let Some((count, batch)) = joined {
-            let old: Vec<u32> = self.numbers.drain(..count).collect();
-            for number in &old {
-                self.parts.remove(number);
-            }
+        if let Some((window, batch)) = joined {
             let number = self.next;
             self.next += 1;
+            for old in self.numbers.splice(window, [number]).collect::<Vec<_>>() {
+                self.parts.remove(&old);
+            }
             for (row, hash) in (0..).zip(hashes(&batch)) {
-                if self.by_hash.get(hash).is_some_and(|place| old.contains(&place.0)) {
-                    self.by_hash.insert(hash, (number, row));
-                }
+                self.by_hash.insert(hash, (number, row));
             }
             self.parts.insert(number, batch);
-            self.numbers.insert(0, number);
         }
-        if let Some(batch) = added {
+        for batch in added {
             self.put(batch);
         }
         if let Some(token) = token {
@@ -297,6 +297,21 @@ impl Memory {
             self.tokens.drain(..first);
             self.tokens.push(token);
         }
+    }
+
+    /// The tombstones of the files `numbers` of whose keys there is no later one.
+    fn join(&self, schema: &SchemaRef, numbers: &[u32]) -> Result<RecordBatch, DeltaError> {
+        let mut parts = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            let part = self.parts.get(number).ok_or_else(|| DeltaError::Damaged {
+                reason: "a file of tombstones was not loaded".to_owned(),
+            })?;
+            let is_last = (0..)
+                .zip(hashes(part))
+                .map(|(row, hash)| Some(self.by_hash.get(hash) == Some(&(*number, row))));
+            parts.push(filter_record_batch(part, &is_last.collect::<BooleanArray>())?);
+        }
+        Ok(concat_batches(schema, &parts)?)
     }
 
     fn put(&mut self, batch: RecordBatch) {
@@ -308,6 +323,26 @@ impl Memory {
         self.parts.insert(number, batch);
         self.numbers.push(number);
     }
+}
+
+/// The neighbours that are the cheapest to join, for each file less, and span at most `span_us`.
+fn to_join(files: &[TombstoneFile], span_us: i64) -> Option<Range<usize>> {
+    let mut best: Option<(u64, Range<usize>)> = None;
+    for first in 0..files.len() {
+        let (mut entries, from) = (0, files[first].times().0);
+        for (last, file) in files.iter().enumerate().skip(first).take(FILES_JOINED) {
+            entries += file.file.entries.max(1);
+            if file.times().1.saturating_sub(from) > span_us || entries > TOMBSTONES_MAX as u64 {
+                break;
+            }
+            let fewer = (last - first) as u64;
+            let cost = (entries * 1_000).checked_div(fewer);
+            if let Some(cost) = cost.filter(|cost| best.as_ref().is_none_or(|own| *cost < own.0)) {
+                best = Some((cost, first..last + 1));
+            }
+        }
+    }
+    best.map(|(_, window)| window)
 }
 
 fn hashes(batch: &RecordBatch) -> impl Iterator<Item = u128> + '_ {
@@ -322,14 +357,14 @@ fn hashes(batch: &RecordBatch) -> impl Iterator<Item = u128> + '_ {
 async fn write_tombstones(
     location: &Location,
     batch: &RecordBatch,
-    at_us: i64,
+    (from_us, to_us): (i64, i64),
 ) -> Result<TombstoneFile, DeltaError> {
     let mut bytes = Vec::new();
     let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None)?;
     writer.write(batch)?;
     writer.close()?;
     let mut file = write_state(location, "parquet", bytes.into(), batch.num_rows()).await?;
-    file.time_max_us = Some(at_us);
+    (file.time_min_us, file.time_max_us) = (Some(from_us), Some(to_us));
     let sequence_max = match batch.columns().get(1) {
         Some(first) => sequence::prefixes(first)?.into_iter().max().unwrap_or_default(),
         None => 0,
@@ -360,4 +395,120 @@ async fn read_state(location: &Location, file: &StateFile) -> Result<Bytes, Delt
     read_whole(store.as_ref(), &file.path, &file.sha256).await.map_err(|error| {
         DeltaError::Damaged { reason: format!("state file {} {error}", file.path) }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delta::rules::TableRules;
+    use crate::key::KeyHasher;
+    use arrow::array::Int64Array;
+    use arrow::array::types::Int64Type;
+    use object_store::memory::InMemory;
+    use std::collections::HashMap;
+
+    const MINUTE_US: i64 = 60_000_000;
+
+    /// A delete every minute, of 10 keys in turn and of new ones; an hour is remembered.
+    #[tokio::test]
+    async fn deletes_that_go_on_are_forgotten_all_the_same_and_the_last_of_a_key_counts() {
+        let (location, shape) = (location(), shape());
+        let mut memory = Memory::default();
+        let mut last: BTreeMap<u128, i64> = BTreeMap::new();
+        for minute in 0..900_i64 {
+            let key = if minute % 3 == 0 { minute + 100 } else { minute * 37 % 10 };
+            let key = hash(key.unsigned_abs());
+            let sequence = Arc::new(Int64Array::from(vec![minute])) as ArrayRef;
+            let tombstones = vec![tombstones(&shape, &[key], vec![sequence]).unwrap()];
+            last.insert(key, minute);
+            let added = Added { tombstones, token: None };
+            let next = memory.next(&location, &shape, added, minute * MINUTE_US).await.unwrap();
+            let words = next.as_ref().unwrap().configuration().unwrap();
+            memory.adopt(next.unwrap());
+            let files = &memory.named.tombstones;
+            let entries: u64 = files.iter().map(|own| own.file.entries).sum();
+            assert!(entries <= 70 && files.len() <= FILES_MAX, "{entries} in {}", files.len());
+            let again = match minute % 20 {
+                0 => Some(Memory::load(&location, Some(&words)).await.unwrap()),
+                _ => None,
+            };
+            for (key, at) in last.iter().filter(|(_, at)| **at >= minute - 60) {
+                for memory in std::iter::once(&memory).chain(&again) {
+                    let place = memory.tombstone(*key).unwrap();
+                    let found = memory.sequences(&shape, &[place]).unwrap();
+                    assert_eq!(found.column(1).as_primitive::<Int64Type>().value(0), *at);
+                }
+            }
+        }
+        assert!(memory.forgotten().is_some());
+    }
+
+    /// 40 deletes of one key, and then more of others: the files of the first become empty.
+    #[tokio::test]
+    async fn a_file_whose_tombstones_are_all_outdone_can_be_read_back() {
+        let (location, shape) = (location(), shape());
+        let mut memory = Memory::default();
+        let mut last: BTreeMap<u128, i64> = BTreeMap::new();
+        for step in 0..100_i64 {
+            let key = hash(if step < 40 { 1 } else { step.unsigned_abs() });
+            let sequence = Arc::new(Int64Array::from(vec![step])) as ArrayRef;
+            let tombstones = vec![tombstones(&shape, &[key], vec![sequence]).unwrap()];
+            last.insert(key, step);
+            let added = Added { tombstones, token: None };
+            let next = memory.next(&location, &shape, added, step).await.unwrap().unwrap();
+            let words = next.configuration().unwrap();
+            memory.adopt(next);
+            memory = match step % 3 {
+                0 => Memory::load(&location, Some(&words)).await.unwrap(),
+                _ => memory,
+            };
+            for (key, at) in &last {
+                let place = memory.tombstone(*key).unwrap();
+                let found = memory.sequences(&shape, &[place]).unwrap();
+                assert_eq!(found.column(1).as_primitive::<Int64Type>().value(0), *at);
+            }
+        }
+        assert!(memory.named.tombstones.len() <= FILES_MAX);
+    }
+
+    #[test]
+    fn neighbours_are_joined_that_are_small_and_near_each_other() {
+        let file = |entries, at_us| TombstoneFile {
+            file: StateFile {
+                path: String::new(),
+                size_bytes: 0,
+                sha256: String::new(),
+                entries,
+                time_min_us: None,
+                time_max_us: Some(at_us),
+            },
+            sequence_max: 0,
+        };
+        let files = [file(900, 0), file(9, 1), file(1, 2), file(1, 3), file(1, 9), file(1, 10)];
+        assert_eq!(to_join(&files, 3), Some(2..4));
+        assert_eq!(to_join(&files, 100), Some(2..6));
+        assert_eq!(to_join(&files, 0), None, "no two are of one time");
+        let full = [file(TOMBSTONES_MAX as u64, 0), file(1, 0)];
+        assert_eq!(to_join(&full, 100), None, "a file holds so many at most");
+    }
+
+    fn hash(key: u64) -> u128 {
+        u128::from(key + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)
+    }
+
+    fn location() -> Location {
+        Location::from_store("memory:///t", Arc::new(InMemory::new())).unwrap()
+    }
+
+    fn shape() -> RowShape {
+        let fields =
+            vec![Field::new("k", DataType::Int64, false), Field::new("lsn", DataType::Int64, true)];
+        let (schema, key) = (Arc::new(Schema::new(fields)), vec!["k".to_owned()]);
+        let options = [("sequence_by", "lsn"), ("tombstone_horizon", "1 hour")];
+        let options: HashMap<String, String> =
+            options.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let rules = TableRules::try_new("t", &schema, &key, &options).unwrap();
+        let hasher = KeyHasher::try_new([7; 16], &[DataType::Int64]).unwrap();
+        RowShape::new("t".to_owned(), schema, key, hasher, rules)
+    }
 }

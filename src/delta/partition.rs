@@ -438,6 +438,9 @@ mod tests {
         let hashes: Vec<u128> = (0..texts.len() as u128).collect();
         let files = write_files(&location, &by, &rows, &hashes, 0).await.unwrap();
         assert_eq!(files.len(), texts.len());
+        for file in &files {
+            file.upload.done().await.unwrap();
+        }
         let mut written: Vec<String> =
             files.iter().map(|file| LiveFile::object(&location, &file.path).to_string()).collect();
         let listed = location.store.list(Some(&location.path("")));

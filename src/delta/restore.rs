@@ -37,7 +37,6 @@ impl DeltaTable {
                 !known.is_some_and(|known| is_same_vector(known, file))
             };
             self.judge(then.files.iter().filter(is_back), &self.shape.checks).await?;
-            let next = writer.snapshot.version() + 1;
             let mut change = Change { operation: Some("RESTORE"), ..Change::default() };
             change.raw = self.difference(&writer.files, &then.files);
             for own in &asked.pipelines {
@@ -49,7 +48,7 @@ impl DeltaTable {
                     .map_err(|error| CommitError::Internal(Box::new(error)))?;
                 change.domains.push((format!("{DOMAIN}{pipeline}"), named));
             }
-            let state = TableState::restored(state, next)?;
+            let state = TableState::restored(state)?;
             change.domains.push((STATE_DOMAIN.to_owned(), state));
             writer.is_unknown = true;
             let sent = self.log.commit(Arc::clone(&writer.snapshot), Arc::new(change)).await?;

@@ -111,7 +111,8 @@ impl Whole {
 mod tests {
     use super::*;
     use arrow::array::{
-        Date32Array, Decimal128Array, Float64Array, Int64Array, StringArray,
+        BinaryArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int8Array,
+        Int16Array, Int32Array, Int64Array, LargeStringArray, StringArray, StringViewArray,
         TimestampMicrosecondArray,
     };
     use std::sync::Arc;
@@ -129,6 +130,80 @@ mod tests {
         for column in columns {
             let found = prefixes(&column).unwrap();
             assert!(found.is_sorted_by(|one, two| one < two), "{}: {found:?}", column.data_type());
+        }
+    }
+
+    /// Of values of any type: never against the order of the whole, and as fine where it is exact.
+    #[test]
+    fn a_prefix_never_contradicts_the_whole_sequence() {
+        let decimal = |values: Vec<i128>, precision| -> ArrayRef {
+            let array = Decimal128Array::from(values).with_precision_and_scale(precision, 2);
+            Arc::new(array.unwrap())
+        };
+        let texts =
+            ["", "\0", "\0\0", "a", "a\0", "abcdefgh", "abcdefgh\0", "abcdefghi", "\u{e9}", "~"];
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(Int8Array::from(vec![i8::MIN, -1, 0, 1, i8::MAX, -1])),
+            Arc::new(Int16Array::from(vec![i16::MIN, -1, 0, 1, i16::MAX])),
+            Arc::new(Int32Array::from(vec![i32::MIN, -1, 0, 1, i32::MAX])),
+            Arc::new(Int64Array::from(vec![i64::MIN, i64::MIN + 1, -1, 0, 1, i64::MAX, 0])),
+            Arc::new(Float32Array::from(vec![
+                f32::NEG_INFINITY,
+                f32::MIN,
+                -1.0,
+                -f32::MIN_POSITIVE,
+                -0.0,
+                0.0,
+                1e-40,
+                1.0,
+                f32::MAX,
+                f32::INFINITY,
+                f32::NAN,
+                1.0,
+            ])),
+            Arc::new(Float64Array::from(vec![
+                -f64::NAN,
+                f64::NEG_INFINITY,
+                f64::MIN,
+                -1.0,
+                -0.0,
+                0.0,
+                5e-324,
+                1.0,
+                f64::MAX,
+                f64::INFINITY,
+                f64::NAN,
+                -1.0,
+            ])),
+            Arc::new(Date32Array::from(vec![i32::MIN, -1, 0, i32::MAX])),
+            Arc::new(TimestampMicrosecondArray::from(vec![i64::MIN, -1, 0, 1, i64::MAX])),
+            decimal(vec![-999, -1, 0, 1, 999, 0], 3),
+            decimal(vec![-(10_i128.pow(18)) + 1, -1, 0, 1, 10_i128.pow(18) - 1], 18),
+            decimal(vec![-(10_i128.pow(19)) + 1, -(1 << 64), -1, 0, 1, 1 << 64, (1 << 64) + 1], 19),
+            decimal(vec![-(10_i128.pow(38)) + 1, -(1 << 64), -1, 0, 1, 10_i128.pow(38) - 1], 38),
+            Arc::new(StringArray::from_iter_values(texts)),
+            Arc::new(StringViewArray::from_iter_values(texts)),
+            Arc::new(LargeStringArray::from_iter_values(texts)),
+            Arc::new(BinaryArray::from_iter_values([
+                &b""[..],
+                &[0],
+                &[1; 9],
+                &[255; 8],
+                &[255; 9],
+            ])),
+        ];
+        for column in columns {
+            let types = [column.data_type().clone()];
+            let prefixes = prefixes(&column).unwrap();
+            let ranks = Whole::try_new(&types).unwrap().ranks(&[Arc::clone(&column)]).unwrap();
+            for one in 0..column.len() {
+                for two in 0..column.len() {
+                    let (prefix, whole) =
+                        (prefixes[one].cmp(&prefixes[two]), ranks[one].cmp(&ranks[two]));
+                    let fits = prefix == whole || (prefix.is_eq() && !is_exact(&types));
+                    assert!(fits, "{types:?}: rows {one} and {two}: {prefix:?}, not {whole:?}");
+                }
+            }
         }
     }
 

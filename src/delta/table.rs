@@ -227,6 +227,12 @@ impl DeltaTable {
         &self.shape.primary_key
     }
 
+    /// Columns that INSERT takes and the table does not keep.
+    #[must_use]
+    pub fn unstored(&self) -> &[String] {
+        &self.shape.rules.unstored
+    }
+
     /// The newest version this process knows.
     #[must_use]
     pub fn version(&self) -> u64 {

@@ -4,9 +4,9 @@
 //!   kept: the newest checkpoint C older than the retention, and all versions after it
 //!
 //!   log        older than C                                       deleted
-//!   data       not in C, not at the head, not in a restore since,  deleted
-//!   vectors    and older than C by 24 hours
-//!   state
+//!   data       not in C, not at the head, not in a version since   deleted
+//!   vectors    that brought files back (a restore, by whichever
+//!   state      engine), and older than C by 24 hours
 //! ```
 //!
 //! A file that a version after C names, and C does not, was written at most 12 hours before C: a
@@ -16,6 +16,7 @@ use super::DeltaError;
 use super::files::LiveFile;
 use super::index::SHARDS;
 use super::memory::{STATE_DOMAIN, TableState};
+use super::returned::NOTE;
 use super::table::{DeltaTable, Writer};
 use super::vectors;
 use crate::commit::{Manifest, ManifestRef};
@@ -123,21 +124,20 @@ impl DeltaTable {
         commits.iter().filter(is_kept).max_by_key(|(version, _)| *version).copied()
     }
 
-    /// Everything that version `oldest`, a restore since, or the head names.
+    /// Everything that version `oldest`, the head, or a version between that brought files back
+    /// names.
     async fn named_objects(&self, oldest: u64) -> Result<HashSet<String>, DeltaError> {
-        let (head, restores) = {
+        let head = {
             let mut writer = self.writer.lock().await;
             self.catch_up(&mut writer).await?;
-            let snapshot = Arc::clone(&writer.snapshot);
-            let known = self.state_of(&snapshot).await?;
-            (snapshot, known.map(|own| own.restores().to_vec()).unwrap_or_default())
+            Arc::clone(&writer.snapshot)
         };
         let mut snapshots = vec![self.log.at(oldest).await?];
-        for version in restores.into_iter().filter(|version| *version > oldest) {
+        for version in self.returned(oldest, &head).await? {
             snapshots.push(self.log.at(version).await?);
         }
         snapshots.push(head);
-        let mut named = HashSet::new();
+        let mut named = HashSet::from([self.location.path(NOTE).to_string()]);
         for (_, head) in self.saved_heads().await?.into_iter().take(INDEXES_KEPT) {
             let stem = head.trim_end_matches(".json").to_owned();
             named.insert(self.location.path(&head).to_string());

@@ -145,7 +145,8 @@ fn refused(table: &str, reason: &str) -> DeltaError {
     DeltaError::Definition { table: table.to_owned(), reason: reason.to_owned() }
 }
 
-fn name_of(name: &ObjectName) -> String {
+/// A name as tables of this session are called.
+pub(super) fn name_of(name: &ObjectName) -> String {
     let parts = name.0.iter().filter_map(|part| part.as_ident()).map(spelled);
     parts.collect::<Vec<_>>().join(".")
 }

@@ -9,6 +9,7 @@ use super::history::History;
 use super::plan::pipeline_of;
 use super::registry::{Ports, Registry};
 use super::tables::{DeltaFactory, GeneratorFactory, open_source};
+use super::update::keep_unstored;
 use crate::delta::{DmlExtensionPlanner, LowerDml, WriteReport};
 use crate::error::Error;
 use crate::plan::{
@@ -217,6 +218,9 @@ async fn run_statement(
     mut parsed: ParsedStatement,
 ) -> Result<DataFrame, Error> {
     let state = context.state();
+    if let Some(registry) = registry(&state) {
+        keep_unstored(&registry, &mut parsed.statement);
+    }
     if let Some(statement) = as_alter(&parsed.statement)
         && let Some(registry) = registry(&state)
     {

@@ -73,14 +73,17 @@ impl TableFunctionImpl for TableFunction {
         };
         let Some(name) = text(name) else { return plan_err!("write {usage}") };
         let Some(table) = self.registry.table_named(&name) else {
-            return plan_err!("{usage}: there is no upsert table '{name}'");
+            return plan_err!("{usage}: there is no upsert table '{name}' in this session");
         };
         let clock = Arc::clone(&self.registry.clock);
         let upkeep = |work| Upkeep { table: Arc::clone(&table), clock, work }.provider();
         match (self.function, rest) {
-            (Function::At, [time]) => match table_time(time) {
-                Some(time) => Ok(table.at(time)),
-                None => plan_err!("write {usage}"),
+            (Function::At, [time]) => match (table_time(time), text(time)) {
+                (Some(time), _) => Ok(table.at(time)),
+                (None, Some(text)) => {
+                    plan_err!("'{text}' is no time; write {usage}, such as '2026-03-01T12:00:00'")
+                }
+                (None, None) => plan_err!("write {usage}"),
             },
             (Function::Changes, [from, to]) => match (number(from), number(to)) {
                 (Some(from), Some(to)) if from <= to => computed(Changes { table, from, to }),
@@ -187,6 +190,6 @@ fn table_time(expr: &Expr) -> Option<TableTime> {
         let ScalarValue::TimestampMicrosecond(at_us, _) = us else { return None };
         return at_us.map(TableTime::AtUs);
     }
-    let nanoseconds = arrow::compute::kernels::cast_utils::string_to_timestamp_nanos(&text(expr)?);
-    nanoseconds.ok().map(|at| TableTime::AtUs(at.div_euclid(1_000)))
+    let time = arrow::compute::kernels::cast_utils::string_to_datetime(&chrono::Utc, &text(expr)?);
+    time.ok().map(|at| TableTime::AtUs(at.timestamp_micros()))
 }

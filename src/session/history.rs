@@ -39,7 +39,7 @@ impl TableFunctionImpl for History {
         };
         match self.registry.table_named(name) {
             Some(table) => Ok(Arc::new(HistoryTable { table, schema: schema() })),
-            None => plan_err!("onefold_history: there is no upsert table '{name}'"),
+            None => plan_err!("onefold_history: there is no upsert table '{name}' in this session"),
         }
     }
 }

@@ -12,6 +12,7 @@ mod history;
 mod plan;
 mod registry;
 mod tables;
+mod update;
 mod upkeep;
 
 pub use context::{OnefoldBuilderExt, OnefoldContextExt};

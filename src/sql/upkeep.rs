@@ -12,7 +12,7 @@
 use super::SqlError;
 use super::clause::tokenize;
 use datafusion::sql::sqlparser::dialect::Dialect;
-use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::keywords::{Keyword, RESERVED_FOR_TABLE_ALIAS};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
 /// The statement that a command for upkeep stands for; `None` if `tokens` are none.
@@ -107,10 +107,11 @@ pub(super) fn travel(
             index += 1;
             continue;
         };
+        let is_dedup = is(index + 5, "DEDUP") && is(index + 6, "BY");
         let has_alias = match at(index + 5) {
-            Some(Token::Word(word)) => {
-                word.quote_style.is_some()
-                    || matches!(word.keyword, Keyword::NoKeyword | Keyword::AS)
+            Some(Token::Word(word)) if !is_dedup => {
+                let is_reserved = RESERVED_FOR_TABLE_ALIAS.contains(&word.keyword);
+                word.quote_style.is_some() || word.keyword == Keyword::AS || !is_reserved
             }
             _ => false,
         };
@@ -204,11 +205,70 @@ mod tests {
                 "SELECT * FROM t VERSION AS OF 3 x JOIN t TIMESTAMP AS OF '2026-01-01' ON true",
                 "SELECT * FROM onefold_at('t', 3) x JOIN onefold_at('t', '2026-01-01') AS t ON true",
             ),
-            ("SELECT version AS of, 5 FROM t", "SELECT version AS of, 5 FROM t"),
-            ("SELECT a, 'x VERSION AS OF 3' FROM t", "SELECT a, 'x VERSION AS OF 3' FROM t"),
+            (
+                "WITH c AS (SELECT * FROM t VERSION AS OF 3), d AS (SELECT 1) SELECT * FROM c",
+                "WITH c AS (SELECT * FROM onefold_at('t', 3) AS t), d AS (SELECT 1) SELECT * FROM c",
+            ),
+            (
+                "SELECT (SELECT max(k) FROM t VERSION AS OF 3) FROM t",
+                "SELECT (SELECT max(k) FROM onefold_at('t', 3) AS t) FROM t",
+            ),
+            (
+                "SELECT * FROM t VERSION AS OF 3 LEFT JOIN u VERSION AS OF 4 USING (k)",
+                "SELECT * FROM onefold_at('t', 3) AS t LEFT JOIN onefold_at('u', 4) AS u USING (k)",
+            ),
+            (
+                "SELECT * FROM t VERSION AS OF 3 old JOIN t new ON old.k = new.k",
+                "SELECT * FROM onefold_at('t', 3) old JOIN t new ON old.k = new.k",
+            ),
+            (
+                "SELECT * FROM \"T t\".\"x\" VERSION AS OF 3 \"left\" LIMIT 1",
+                "SELECT * FROM onefold_at('T t.x', 3) \"left\" LIMIT 1",
+            ),
+            (
+                "SELECT * FROM \"it's\" VERSION AS OF 3",
+                "SELECT * FROM onefold_at('it's', 3) AS \"it's\"",
+            ),
+            (
+                "SELECT * FROM t /* VERSION */ VERSION -- AS\n AS OF 3 ORDER BY k",
+                "SELECT * FROM onefold_at('t', 3) AS t ORDER BY k",
+            ),
+            (
+                "SELECT * FROM t VERSION AS OF 3 DEDUP BY k WITHIN UNBOUNDED",
+                "SELECT * FROM onefold_at('t', 3) AS t DEDUP BY k WITHIN UNBOUNDED",
+            ),
+            (
+                "MERGE INTO t USING s TIMESTAMP AS OF 'it''s' ON t.k = s.k",
+                "MERGE INTO t USING onefold_at('s', 'it's') AS s ON t.k = s.k",
+            ),
+            (
+                "SELECT * FROM version VERSION AS OF 3, timestamp TIMESTAMP AS OF '2026'",
+                "SELECT * FROM onefold_at('version', 3) AS version, \
+                 onefold_at('timestamp', '2026') AS timestamp",
+            ),
         ] {
             let tokens = tokenize(text, &GenericDialect {}).unwrap();
             assert_eq!(written(&travel(&tokens, &GenericDialect {}).unwrap()), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_no_clause_is_left_as_it_is() {
+        for text in [
+            "SELECT version AS of, 5 FROM t",
+            "SELECT t.version AS OF FROM t",
+            "SELECT a, 'x VERSION AS OF 3' FROM t",
+            "SELECT a -- t VERSION AS OF 3\n FROM t",
+            "SELECT /* FROM t VERSION AS OF 3 */ a FROM t",
+            "SELECT * FROM t \"VERSION\" AS OF",
+            "SELECT * FROM t VERSION AS OF x",
+            "SELECT * FROM t TIMESTAMP AS OF 3",
+            "SELECT * FROM t VERSION AS OF '3'",
+            "SELECT $$t VERSION AS OF 3$$ FROM t",
+        ] {
+            let tokens = tokenize(text, &GenericDialect {}).unwrap();
+            let untouched = written(&travel(&tokens, &GenericDialect {}).unwrap());
+            assert_eq!(untouched, written(&tokens), "{text}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! What several tests need: sessions over one store, logs, and the oracle of DESIGN 2.
 
+pub(crate) mod busy;
 pub(crate) mod tables;
 
 use onefold::arrow::array::cast::AsArray;

@@ -57,12 +57,19 @@ pub(super) fn merge_rows(
         .filter(own(CLAUSE).is_not_null())?
         .build()?;
     let mut rows = vec![kinds(merge).alias(KIND)];
+    if let Some(operation) = &target.table.shape.rules.operation {
+        let is_set = merge.clauses.iter().any(|clause| match &clause.action {
+            MergeIntoAction::Update(set) => set.iter().any(|(name, _)| *name == operation.name),
+            _ => false,
+        });
+        target.refuse_operation(&operation.name, is_set)?;
+    }
     for field in target.table.shape.file.fields() {
         rows.push(value(target, name, merge, field, &decided)?.alias(field.name()));
     }
-    for key in target.table.primary_key() {
-        let old = Expr::Column(Column::new(Some(name.clone()), key.clone()));
-        rows.push(old.alias(format!("{OLD_PREFIX}{key}")));
+    for column in target.old_columns() {
+        let old = Expr::Column(Column::new(Some(name.clone()), column.clone()));
+        rows.push(old.alias(format!("{OLD_PREFIX}{column}")));
     }
     LogicalPlanBuilder::from(decided).project(rows)?.build()
 }

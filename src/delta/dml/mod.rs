@@ -12,15 +12,17 @@
 //! # Invariants
 //!
 //! 1. Planning changes nothing: all work is in `execute`, `EXPLAIN DELETE` deletes nothing.
-//! 2. A statement sees one version, and its changes are one commit on that version.
+//! 2. A statement sees one version, and its changes are one commit on that version: where another
+//!    process changes rows in between, it is planned and run again, as if it began after them.
 //! 3. Rows that a statement does not name are not touched.
 
 mod exec;
 mod merge;
 mod node;
 mod pinned;
+mod planning;
 mod rows;
 mod rule;
 
 pub use node::DmlExtensionPlanner;
-pub use rule::LowerDml;
+pub use rule::{KEPT, LowerDml};

@@ -1,7 +1,8 @@
 //! The node of a statement that changes a table, and how it is planned.
 
-use super::exec::DmlExec;
+use super::exec::{DmlExec, Statement};
 use super::pinned::Pin;
+use super::planning::Planning;
 use crate::delta::table::DeltaTable;
 use async_trait::async_trait;
 use datafusion::catalog::Session;
@@ -111,12 +112,17 @@ impl ExtensionPlanner for DmlExtensionPlanner {
         node: &dyn UserDefinedLogicalNode,
         _: &[&LogicalPlan],
         inputs: &[Arc<dyn ExecutionPlan>],
-        _: &dyn Session,
+        session: &dyn Session,
         _: &PhysicalPlanningContext,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         let Some(dml) = node.as_any().downcast_ref::<DmlNode>() else { return Ok(None) };
-        let schema = Arc::clone(dml.schema.inner());
-        let (table, pin) = (Arc::clone(&dml.table), Arc::clone(&dml.pin));
-        Ok(Some(Arc::new(DmlExec::new(table, pin, dml.verb, Arc::clone(&inputs[0]), schema))))
+        let statement = Statement {
+            table: Arc::clone(&dml.table),
+            pin: Arc::clone(&dml.pin),
+            verb: dml.verb,
+            planning: Planning::new(dml.input.clone(), session),
+        };
+        let (input, schema) = (Arc::clone(&inputs[0]), Arc::clone(dml.schema.inner()));
+        Ok(Some(Arc::new(DmlExec::new(Arc::new(statement), input, schema))))
     }
 }

@@ -4,7 +4,7 @@
 //!   column             holds
 //!   __onefold_kind     0 set this row, 1 delete it, 2 add it: its key must be new
 //!   those of a file    the row as it will be
-//!   __onefold_old_*    the key as it was, where the statement can change it
+//!   __onefold_old_*    the key as it was, where the statement can change it, and the sequence
 //! ```
 
 use super::node::Verb;
@@ -17,7 +17,7 @@ use crate::delta::wanted::{Kind, Wanted, sequence_columns};
 use arrow::array::cast::AsArray;
 use arrow::array::types::Int8Type;
 use arrow::array::{Array, ArrayRef, UInt32Array};
-use arrow::compute::{cast, concat_batches, take_record_batch};
+use arrow::compute::{cast, concat_batches, interleave_record_batch, take_record_batch};
 use arrow::record_batch::RecordBatch;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -52,7 +52,7 @@ impl RowShape {
             return Ok((none, 0));
         };
         let all = concat_batches(&first.schema(), batches)?;
-        let rows = self.file_part(&all)?;
+        let rows = self.file_part(&all, "")?;
         let (wanted, count) = match verb {
             Verb::Truncate => return Ok((StagedRows::Whole(None), 0)),
             Verb::Replace | Verb::Overwrite => {
@@ -71,11 +71,15 @@ impl RowShape {
         Ok((staged, count))
     }
 
-    /// The columns of a file.
-    fn file_part(&self, all: &RecordBatch) -> Result<RecordBatch, DeltaError> {
+    /// The columns of a file; those that are there with `prefix` too, as they are there.
+    fn file_part(&self, all: &RecordBatch, prefix: &str) -> Result<RecordBatch, DeltaError> {
         let schema = self.open_schema();
         let columns = schema.fields().iter().map(|field| {
-            let column = all.column(all.schema().index_of(field.name())?);
+            let prefixed = all.column_by_name(&format!("{prefix}{}", field.name()));
+            let column = match prefixed {
+                Some(column) => column,
+                None => all.column(all.schema().index_of(field.name())?),
+            };
             let column = if column.data_type() == field.data_type() {
                 Arc::clone(column)
             } else {
@@ -97,7 +101,7 @@ impl RowShape {
         let mut kept: Vec<u32> = last.into_values().collect();
         kept.sort_unstable();
         let keyed = kept.iter().map(|row| (hashes[*row as usize], *row, Kind::Replace));
-        self.wanted(rows, &keyed.collect::<Vec<_>>())
+        self.wanted((rows, rows), &keyed.collect::<Vec<_>>())
     }
 
     fn fates(
@@ -157,7 +161,8 @@ impl RowShape {
         let written = keyed.iter().filter(|(.., kind)| *kind == Kind::Replace);
         let written: UInt32Array = written.map(|(_, row, _)| Some(*row)).collect();
         self.refuse_null_keys(&take_record_batch(rows, &written)?)?;
-        Ok((self.wanted(rows, &keyed)?, count))
+        let old = self.file_part(all, OLD_PREFIX)?;
+        Ok((self.wanted((rows, &old), &keyed)?, count))
     }
 
     /// The hash of each row's key as it was, where the statement can change it.
@@ -177,23 +182,25 @@ impl RowShape {
         Ok(Some(hashes))
     }
 
+    /// What is asked of each key: to be as in `rows`, or to leave as it was in `old`.
     fn wanted(
         &self,
-        rows: &RecordBatch,
+        (rows, old): (&RecordBatch, &RecordBatch),
         keyed: &[(u128, u32, Kind)],
     ) -> Result<Wanted, DeltaError> {
-        let order: UInt32Array = keyed.iter().map(|(_, row, _)| Some(*row)).collect();
-        let rows = take_record_batch(rows, &order)?;
-        let sequences = sequence_columns(&rows, &self.sequence_fields())?;
-        let prefixes = match sequences.first() {
-            Some(first) => {
-                if let Some(row) = (0..first.len()).find(|row| first.is_null(*row)) {
-                    return Err(self.null_in(self.sequence_fields()[0].name(), &rows, row));
-                }
-                prefixes(first)?
-            }
-            None => Vec::new(),
+        let place = |(_, row, kind): &(u128, u32, Kind)| {
+            (usize::from(*kind == Kind::Delete), *row as usize)
         };
+        let order: Vec<(usize, usize)> = keyed.iter().map(place).collect();
+        let rows = interleave_record_batch(&[rows, old], &order)?;
+        let fields = self.sequence_fields();
+        let sequences = sequence_columns(&rows, &fields)?;
+        for (field, column) in fields.iter().zip(&sequences) {
+            if let Some(row) = (0..column.len()).find(|row| column.is_null(*row)) {
+                return Err(self.null_in(field.name(), &rows, row));
+            }
+        }
+        let prefixes = sequences.first().map(prefixes).transpose()?.unwrap_or_default();
         Ok(Wanted {
             rows,
             hashes: keyed.iter().map(|(hash, ..)| *hash).collect(),

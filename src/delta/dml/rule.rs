@@ -4,6 +4,7 @@ use super::merge::merge_rows;
 use super::node::{DmlNode, Verb};
 use super::pinned::{Pin, PinnedTable};
 use super::rows::{DELETE, KIND, OLD_PREFIX, SET};
+use crate::delta::DeltaError;
 use crate::delta::provider::StoredColumns;
 use crate::delta::stage::SEQUENCE_PREFIX;
 use crate::delta::table::DeltaTable;
@@ -14,10 +15,14 @@ use datafusion::common::{Column, DFSchema, DFSchemaRef, Result};
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::logical_expr::dml::InsertOp;
 use datafusion::logical_expr::{
-    DmlStatement, Expr, Extension, LogicalPlan, LogicalPlanBuilder, TableScan, WriteOp, lit,
+    DmlStatement, Expr, Extension, LogicalPlan, LogicalPlanBuilder, Projection, TableScan, WriteOp,
+    lit,
 };
 use datafusion::optimizer::AnalyzerRule;
 use std::sync::Arc;
+
+/// The placeholder that UPDATE assigns to a column which is to stay as it is, and cannot be read.
+pub const KEPT: &str = "$__onefold_kept";
 
 /// Plans changes of upsert tables from what the user wrote; must be the first analyzer rule.
 #[derive(Clone, Copy, Debug, Default)]
@@ -68,31 +73,7 @@ impl Target {
         let input = self.pinned(dml.input.as_ref().clone())?;
         match (&dml.op, input) {
             (WriteOp::MergeInto(merge), source) => merge_rows(self, &dml.table_name, merge, source),
-            (WriteOp::Update, LogicalPlan::Projection(projection)) => {
-                let mut shown = vec![lit(SET).alias(KIND)];
-                let schema = projection.input.schema();
-                for field in self.table.shape.file.fields() {
-                    let is_it = |expr: &&Expr| expr.schema_name().to_string() == *field.name();
-                    let assigned = projection.expr.iter().find(is_it).cloned();
-                    shown.push(match assigned {
-                        Some(assigned) => assigned,
-                        None => column(schema, field.name())?,
-                    });
-                }
-                let is_same = |key: &String| {
-                    let own = |expr: &&Expr| expr.schema_name().to_string() == *key;
-                    let assigned = projection.expr.iter().find(own).cloned();
-                    let assigned = assigned.map(|expr| expr.unalias_nested().data);
-                    matches!(assigned, Some(Expr::Column(column)) if column.name == *key)
-                };
-                if !self.table.primary_key().iter().all(is_same) {
-                    for key in self.table.primary_key() {
-                        shown.push(column(schema, key)?.alias(format!("{OLD_PREFIX}{key}")));
-                    }
-                }
-                let input = projection.input.as_ref().clone();
-                LogicalPlanBuilder::from(input).project(shown)?.build()
-            }
+            (WriteOp::Update, LogicalPlan::Projection(projection)) => self.updated(&projection),
             (WriteOp::Delete, input) => {
                 let mut shown = vec![lit(DELETE).alias(KIND)];
                 for field in self.table.shape.file.fields() {
@@ -113,6 +94,57 @@ impl Target {
                 LogicalPlanBuilder::from(input).project(shown)?.build()
             }
         }
+    }
+
+    /// The plan of rows as an UPDATE sets them.
+    fn updated(&self, projection: &Projection) -> Result<LogicalPlan> {
+        let assigned = |name: &str| {
+            let is_it = |expr: &&Expr| expr.schema_name().to_string() == *name;
+            let value = projection.expr.iter().find(is_it)?.clone().unalias_nested().data;
+            (!is_kept(&value)).then_some(value)
+        };
+        let schema = projection.input.schema();
+        let mut shown = vec![lit(SET).alias(KIND)];
+        for field in self.table.shape.file.fields() {
+            let name = field.name().strip_prefix(SEQUENCE_PREFIX).unwrap_or(field.name());
+            let value = match assigned(name) {
+                Some(value) => value,
+                None => column(schema, field.name())?,
+            };
+            shown.push(value.alias(field.name()));
+        }
+        if let Some(operation) = &self.table.shape.rules.operation {
+            self.refuse_operation(&operation.name, assigned(&operation.name).is_some())?;
+        }
+        let is_same =
+            |key: &String| matches!(assigned(key), Some(Expr::Column(own)) if own.name == *key);
+        if !self.table.primary_key().iter().all(is_same) {
+            for name in self.old_columns() {
+                shown.push(column(schema, &name)?.alias(format!("{OLD_PREFIX}{name}")));
+            }
+        }
+        LogicalPlanBuilder::from(projection.input.as_ref().clone()).project(shown)?.build()
+    }
+
+    /// The columns of a file that tell which row it was before its key was changed.
+    pub(super) fn old_columns(&self) -> Vec<String> {
+        let shape = &self.table.shape;
+        let sequence = shape.sequence_fields().into_iter().map(|field| field.name().clone());
+        let mut names = shape.primary_key.clone();
+        names.extend(sequence.filter(|name| !shape.primary_key.contains(name)));
+        names
+    }
+
+    /// Refuses a statement that sets an operation which no row keeps.
+    pub(super) fn refuse_operation(&self, name: &str, is_set: bool) -> Result<()> {
+        if !is_set || !self.table.shape.rules.unstored.iter().any(|own| own == name) {
+            return Ok(());
+        }
+        let reason = format!(
+            "{name} says what an inserted row asks for, and is not kept: it cannot be set; to \
+             delete rows write DELETE"
+        );
+        Err(DeltaError::Definition { table: self.table.name().to_owned(), reason }.into())
     }
 
     /// `plan` with the table read at the version of the statement, wherever it is read.
@@ -145,6 +177,14 @@ impl Target {
             own.map(|own| Arc::clone(&own.table))
         };
         whole.or_else(stored).is_some_and(|own| Arc::ptr_eq(&own, &self.table))
+    }
+}
+
+fn is_kept(value: &Expr) -> bool {
+    match value {
+        Expr::Placeholder(own) => own.id == KEPT,
+        Expr::Cast(cast) => is_kept(&cast.expr),
+        _ => false,
     }
 }
 

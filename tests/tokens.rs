@@ -1,0 +1,105 @@
+//! `write_once`: a batch is in the table once, whatever fails and however often it is sent.
+
+use crate::support::busy::BusyStore;
+use crate::support::tables::{World, rows, run};
+use futures::FutureExt;
+use onefold::datafusion::prelude::SessionContext;
+use onefold::object_store::ObjectStore;
+use onefold::object_store::memory::InMemory;
+use onefold::prelude::*;
+use onefold::testing::{Fault, FaultyStore};
+use std::sync::Arc;
+
+/// Each row that is folded in twice would be seen.
+const TABLE: &str = "CREATE EXTERNAL TABLE t (k BIGINT NOT NULL, n BIGINT, PRIMARY KEY (k))
+    STORED AS DELTA LOCATION 'memory:///t'
+    OPTIONS ('merge_mode' 'aggregate', 'merge.n' 'sum')";
+const LOAD: &str = "SELECT value % 3 AS k, value AS n FROM generate_series(1, 9)";
+const OTHER: &str = "SELECT value AS k, 100 AS n FROM generate_series(1, 4)";
+const LOADED: [&str; 3] = ["0 18", "1 12", "2 15"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_of_one_write_whatever_is_sent_under_it_again() {
+    let world = World::new();
+    let context = opened(&world).await;
+    let first = write(&context, LOAD, "a").await.unwrap();
+    assert!(!first.is_repeated && first.rows_inserted == 3, "{first:?}");
+    for context in [&context, &opened(&world).await] {
+        for query in [LOAD, OTHER] {
+            let again = write(context, query, "a").await.unwrap();
+            assert!(again.is_repeated && again.version == first.version, "{again:?}");
+            assert_eq!(again.rows_inserted + again.rows_updated + again.rows_ignored, 0);
+        }
+        assert_eq!(table(context).await, LOADED);
+        assert_eq!(context.table_version("t"), Some(first.version), "and no commit is made");
+    }
+    let second = write(&context, LOAD, "A").await.unwrap();
+    assert!(!second.is_repeated && second.rows_updated == 3, "tokens differ by case: {second:?}");
+    assert_eq!(table(&context).await, ["0 36", "1 24", "2 30"]);
+    let third = write(&context, OTHER, "b").await.unwrap();
+    assert_eq!((third.rows_inserted, third.rows_updated), (2, 2));
+    let empty = "SELECT 1 AS k, 1 AS n WHERE false";
+    let nothing = write(&context, empty, "empty").await.unwrap();
+    assert!(!nothing.is_repeated && nothing.version > third.version, "{nothing:?}");
+    for token in ["empty", "a", "A", "b"] {
+        assert!(write(&context, LOAD, token).await.unwrap().is_repeated, "{token}");
+        let reopened = opened(&world).await;
+        assert!(write(&reopened, LOAD, token).await.unwrap().is_repeated, "{token}, reopened");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_is_there_once_wherever_the_writer_is_cut_off() {
+    let clean = FaultyStore::once(Arc::new(InMemory::new()), u64::MAX, Fault::Lost);
+    let world = World { store: Arc::new(clean.clone()), ..World::new() };
+    let context = opened(&world).await;
+    let before = clean.calls();
+    let _ = write(&context, LOAD, "a").await.unwrap();
+    let calls = before + 1..=clean.calls();
+    assert!(calls.clone().count() >= 6, "{calls:?}");
+    for fault in Fault::ALL {
+        for at in calls.clone() {
+            let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+            let faulty = FaultyStore::cut_off(Arc::clone(&inner), at, fault);
+            let mut world = World { store: Arc::new(faulty.clone()), ..World::new() };
+            let context = opened(&world).await;
+            drop(write(&context, LOAD, "a").await);
+            faulty.apply_late(u64::MAX).await;
+            world.store = inner;
+            for _ in 0..2 {
+                let context = opened(&world).await;
+                let _ = write(&context, LOAD, "a").await.unwrap();
+                assert_eq!(table(&context).await, LOADED, "{fault:?} at call {at}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_writers_with_one_token_the_first_to_commit_counts() {
+    let mut world = World::new();
+    let other = opened(&world).await;
+    let busy = BusyStore::new(Arc::clone(&world.store));
+    world.store = Arc::new(busy.clone());
+    let context = opened(&world).await;
+    busy.before_put("_delta_log/0", 1, move || {
+        let other = other.clone();
+        async move { assert!(!write(&other, LOAD, "a").await.unwrap().is_repeated) }.boxed()
+    });
+    assert!(write(&context, OTHER, "a").await.unwrap().is_repeated);
+    assert_eq!(table(&context).await, LOADED);
+}
+
+async fn opened(world: &World) -> SessionContext {
+    let context = world.session();
+    run(&context, TABLE).await.unwrap();
+    context
+}
+
+async fn write(context: &SessionContext, query: &str, token: &str) -> Result<WriteReport, Error> {
+    context.write_once("t", context.sql(query).await?, token).await
+}
+
+async fn table(context: &SessionContext) -> Vec<String> {
+    rows(context, "SELECT * FROM t ORDER BY k").await
+}
