@@ -504,6 +504,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_key_costs_at_most_34_bytes_and_with_a_sequence_42() {
+        for (is_ordered, most) in [(false, 34), (true, 42)] {
+            let mut index = KeyIndex::new(is_ordered);
+            for key in 1..400_000 {
+                index.set(spread(key), Slot::default()).unwrap();
+                if key > 300_000 && key % 1_000 == 0 {
+                    let bytes = index.allocated_bytes() as f64 / index.len() as f64;
+                    assert!(bytes <= f64::from(most), "{bytes} bytes a key at {key}");
+                }
+            }
+        }
+    }
+
     fn spread(key: u128) -> u128 {
         key.wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835)
     }

@@ -27,6 +27,9 @@ use std::sync::Arc;
 const READS: usize = 8;
 const REWRITES: usize = 8;
 
+/// Rows masked since they were read, by file.
+type Dead = HashMap<u32, RoaringTreemap>;
+
 /// A compaction that goes on; dropping it gives it up.
 #[derive(Debug)]
 pub(super) struct Rewrite {
@@ -191,12 +194,9 @@ fn sort_by(
 
 /// The files as they are now, and the rows masked since they were read; `None` if one is gone, or
 /// has rows that were not read.
-fn changed_since(
-    writer: &Writer,
-    inputs: &[Arc<LiveFile>],
-) -> Option<(Vec<Arc<LiveFile>>, HashMap<u32, RoaringTreemap>)> {
+fn changed_since(writer: &Writer, inputs: &[Arc<LiveFile>]) -> Option<(Vec<Arc<LiveFile>>, Dead)> {
     let masked = |file: &LiveFile| file.vector.as_ref().map(|(_, rows)| Arc::clone(rows));
-    let (mut files, mut dead) = (Vec::with_capacity(inputs.len()), HashMap::new());
+    let (mut files, mut dead) = (Vec::with_capacity(inputs.len()), Dead::new());
     for input in inputs {
         let file = writer.files.by_path(&input.path)?;
         if file.ordinal != input.ordinal {
@@ -216,10 +216,7 @@ fn changed_since(
 }
 
 /// The rows of the new files that are dead, by file.
-fn marks_in(
-    origins: &[Vec<Place>],
-    dead: &HashMap<u32, RoaringTreemap>,
-) -> BTreeMap<usize, RoaringTreemap> {
+fn marks_in(origins: &[Vec<Place>], dead: &Dead) -> BTreeMap<usize, RoaringTreemap> {
     let mut marks = BTreeMap::new();
     if dead.is_empty() {
         return marks;

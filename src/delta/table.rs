@@ -50,7 +50,7 @@ pub struct DeltaSettings {
     pub checkpoint_interval: u64,
     /// Rows below which a data file is small; 0 never compacts.
     pub compact_rows_min: u64,
-    /// How many small or half-masked files make a table compaction worth its while.
+    /// How many small or worn files make a table compaction worth its while.
     pub compact_files_min: u64,
     /// Keys from which on the key index is saved: with fewer, reading the table is as fast.
     pub index_keys_min: usize,

@@ -12,7 +12,7 @@
 //! grows by 1.25 and not by 2), and iteration yields a sorted run.
 //!
 //! At most 3 of 4 slots are used, so an 8-byte value costs 32 to 40 bytes per entry; a dense table
-//! uses at most 4 of 5 and grows by less at a time, so that it costs 30 to 33.
+//! uses at most 5 of 6 and grows by less at a time, so that it costs 29 to 32.
 //!
 //! # Sources
 //!
@@ -43,7 +43,7 @@ impl Density {
     fn homes_for(self, used: usize) -> usize {
         match self {
             Self::Plain => (used * 4).div_ceil(3),
-            Self::Dense { .. } => (used * 5).div_ceil(4),
+            Self::Dense { .. } => (used * 6).div_ceil(5),
         }
         .max(HOMES_MIN)
     }
@@ -51,7 +51,7 @@ impl Density {
     fn is_full(self, used: usize, homes: usize) -> bool {
         match self {
             Self::Plain => used * 4 > homes * 3,
-            Self::Dense { .. } => used * 5 > homes * 4,
+            Self::Dense { .. } => used * 6 > homes * 5,
         }
     }
 

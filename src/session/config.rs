@@ -25,7 +25,7 @@ const NUMBERS: [Number; 10] = [
     ("poll_interval_ms", 1, "Wait in milliseconds before an idle source is asked again"),
     ("state_bytes_max", 1 << 20, "Most bytes the operators of one pipeline may remember"),
     ("compact_rows_min", 0, "Rows below which a data file is small; 0 never compacts"),
-    ("compact_files_min", 2, "Small or half-masked files that make a compaction worth its while"),
+    ("compact_files_min", 2, "Small or worn files that make a compaction worth its while"),
     ("checkpoint_interval", 1, "Commits between two Delta checkpoints"),
     ("index_bytes_max", 1 << 20, "Most bytes of memory the key index of one table may take"),
     ("retention_hours", 0, "Hours for which old versions can be read: 24 or more, or 0 for ever"),

@@ -38,7 +38,7 @@ pub struct Settings {
     /// Default 262 144; at least 0, which never compacts.
     pub compact_rows_min: u64,
 
-    /// How many small or half-masked files make a table compaction worth its while.
+    /// How many small or worn files make a table compaction worth its while.
     /// Default 16; at least 2.
     pub compact_files_min: u64,
 
