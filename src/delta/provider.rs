@@ -280,10 +280,9 @@ impl ViewScan {
         Ok(DataSourceExec::from_data_source(config))
     }
 
-    /// Files in at most as many groups as the plan has partitions, of about the same number of rows:
-    /// masked ones are decoded, too.
+    /// Files in at most as many groups as the plan has partitions, of about the same number of rows.
     fn groups(&self, mut files: Vec<Arc<LiveFile>>) -> Result<Vec<FileGroup>> {
-        files.sort_by_key(|file| std::cmp::Reverse(file.rows));
+        files.sort_by_key(|file| std::cmp::Reverse(file.live_rows()));
         let mut groups: Vec<(u64, Vec<PartitionedFile>)> =
             vec![(0, Vec::new()); self.partitions.clamp(1, files.len().max(1))];
         for file in files {
@@ -299,7 +298,7 @@ impl ViewScan {
                 part = part.with_extension(ParquetRowSelection::new(selection));
             }
             if let Some(group) = groups.iter_mut().min_by_key(|(rows, _)| *rows) {
-                group.0 += file.rows.max(1);
+                group.0 += file.live_rows().max(1);
                 group.1.push(part);
             }
         }

@@ -74,10 +74,14 @@ async fn a_compaction_whose_files_are_gone_or_got_rows_back_gives_up() {
 
     let before = table.version();
     run.epoch(&rows(0..10, 500)).await;
-    begin(&table).await;
-    let restored = crate::commit::Restoration { version: before, pipelines: Vec::new() };
-    drop(table.restore_rows(restored).await);
+    {
+        let mut writer = table.writer.lock().await;
+        let masked = writer.files.iter().filter(|file| file.masked_rows() > 0).cloned().collect();
+        writer.rewrite = table.begin_rewrite(vec![masked]);
+    }
+    foreign::restore(&location, before, "WRITE", None).await;
     end(&table).await;
+    assert_eq!(scan(&table).await, rows(0..100, 0).into_iter().collect());
     index_is_what_a_scan_finds(&table).await;
 
     begin(&table).await;
