@@ -11,6 +11,28 @@ fn a_query_prints_its_rows_and_ends_with_zero() {
 }
 
 #[test]
+fn a_folder_is_a_table_by_its_path_and_a_delta_table_never() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |sql: &str| {
+        let program = env!("CARGO_BIN_EXE_onefold");
+        let arguments = ["sql", "--format", "csv", "-c", sql];
+        Command::new(program).args(arguments).current_dir(folder.path()).output().unwrap()
+    };
+    let make =
+        "CREATE EXTERNAL TABLE t (k INT NOT NULL, PRIMARY KEY (k)) STORED AS DELTA LOCATION 't';
+        INSERT INTO t VALUES (1); REPLACE INTO t VALUES (1);
+        COPY (SELECT 7 AS a) TO 'one.parquet'";
+    assert_eq!(run(make).status.code(), Some(0));
+    assert_eq!(text(&run("SELECT * FROM 'one.parquet'").stdout), "a\n7\n");
+    let bare = run("SELECT count(*) FROM t");
+    assert!(text(&bare.stderr).contains("table 'datafusion.public.t' not found"), "{bare:?}");
+    let path = run("SELECT count(*) FROM './t'");
+    assert!(text(&path.stderr).contains("./t is a Delta table"), "{path:?}");
+    let again = "CREATE EXTERNAL TABLE t STORED AS DELTA LOCATION 't'; SELECT count(*) AS n FROM t";
+    assert_eq!(text(&run(again).stdout), "n\n1\n");
+}
+
+#[test]
 fn the_example_script_runs_and_counts_each_click_once() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/sql/dedup.sql");
     let done = onefold(&["sql", "--format", "ndjson", "-f", script]);

@@ -1,5 +1,6 @@
 //! `onefold`: the command line. Exit codes: 0 done, 1 user error, 2 anything else.
 
+mod files;
 mod print;
 mod prompt;
 mod run;
@@ -121,9 +122,8 @@ fn logs() {
 
 async fn answer(command: Command) -> Result<(), Failure> {
     let config = SessionConfig::from_env().map_err(Error::from)?.with_information_schema(true);
-    let context = SessionContext::new_with_config(config)
-        .with_onefold(Settings::default())?
-        .enable_url_table();
+    let context = SessionContext::new_with_config(config).with_onefold(Settings::default())?;
+    let context = files::with_paths(context);
     match command {
         Command::Sql { commands, files, format } => sql(context, commands, files, format).await,
         Command::Run { files, watch } => run::run(&context, files, watch).await,
