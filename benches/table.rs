@@ -1,7 +1,7 @@
 //! Reading an upsert table: scans after many epochs, rows by key, and opening with a saved index.
 //!
 //! Answers: what a scan of a table after 200 random upsert epochs costs beside DataFusion's scan of
-//! the same rows as plain Parquet; what a row by its key costs beside a plain file sorted by key;
+//! the same rows as plain Parquet, and after OPTIMIZE; what a row by its key costs beside a plain file sorted by key;
 //! and what opening a table of 20 million keys to write it costs with a saved index, beside reading
 //! its keys. The least of several runs counts.
 #![allow(clippy::future_not_send, reason = "a bench waits on one thread")]
@@ -72,7 +72,10 @@ async fn reads() -> Outcome<()> {
         ours += one;
         base += two;
     }
-    report("row by its key", ours / 20, base / 20)
+    report("row by its key", ours / 20, base / 20)?;
+    run(&context, "OPTIMIZE t").await?;
+    let (ours, base) = pair(&context, &format!("{sum} t"), &format!("{sum} p")).await?;
+    report("scan after OPTIMIZE", ours, base)
 }
 
 async fn opens() -> Outcome<()> {

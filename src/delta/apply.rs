@@ -158,7 +158,6 @@ impl DeltaTable {
         };
         writer.is_unknown = true; // until the answer is known; a dropped future leaves it so
         let answer = self.log.commit(Arc::clone(&writer.snapshot), Arc::new(change)).await?;
-
         let Answer::Committed { snapshot, actions } = answer else {
             index.undo(applied.undo)?;
             writer.index = Some(applied.replaced.unwrap_or(index));
@@ -166,7 +165,6 @@ impl DeltaTable {
             return Ok(None);
         };
         self.settle(writer, snapshot, actions, &vectors).await?;
-
         writer.index = Some(index);
         writer.owed.clear();
         writer.changed = writer.changed.saturating_add(applied.changed.keys());
@@ -177,7 +175,7 @@ impl DeltaTable {
         Ok(Some(Written { version, changed: applied.changed, is_repeated: false }))
     }
 
-    /// Makes what was found a change whose files are all there.
+    /// Makes what was found a change; its files are still on their way, and the commit waits for them.
     async fn seal(
         &self,
         writer: &Writer,

@@ -80,7 +80,6 @@ impl OnceCommitter {
         for upload in &self.change.uploads {
             upload.done().await?;
         }
-
         let path = self.location.path(&format!("_delta_log/{version:020}.json"));
         let store = &self.location.store_once;
         let mut wait = Duration::from_millis(50);
@@ -135,7 +134,9 @@ struct NamedLine<'a> {
 /// with another vector: a remove without one is expired at once, so replaced vectors never fill
 /// checkpoints with tombstones. The file itself stays named by its add, and old vectors are kept by
 /// our own vacuum. Adds get their vectors, which the kernel only knows for files that were there.
-fn tidy(json: &[u8], now_ms: i64, add_vectors: &HashMap<String, Descriptor>) -> Vec<u8> {
+/// `None` if one of these files is not added.
+fn tidy(json: &[u8], now_ms: i64, add_vectors: &HashMap<String, Descriptor>) -> Option<Vec<u8>> {
+    let mut masked = 0;
     let lines: Vec<&[u8]> = json.split(|byte| *byte == b'\n').collect();
     let named: Vec<Option<NamedLine<'_>>> = lines.iter().map(|line| named(line)).collect();
     let add = |line: &'_ Option<NamedLine<'_>>| Some(line.as_ref()?.add.as_ref()?.path.to_string());
@@ -153,6 +154,7 @@ fn tidy(json: &[u8], now_ms: i64, add_vectors: &HashMap<String, Descriptor>) -> 
             && let Some(vector) = add(named).and_then(|path| add_vectors.get(&path))
             && let Ok(vector) = serde_json::to_string(vector)
         {
+            masked += 1;
             tidied.extend_from_slice(ADD);
             tidied.extend_from_slice(format!("\"deletionVector\":{vector},").as_bytes());
             tidied.extend_from_slice(&line[ADD.len()..]);
@@ -169,7 +171,7 @@ fn tidy(json: &[u8], now_ms: i64, add_vectors: &HashMap<String, Descriptor>) -> 
         }
         tidied.extend_from_slice(&line[field.end..]);
     }
-    tidied
+    (masked == add_vectors.len()).then_some(tidied)
 }
 
 fn named(line: &[u8]) -> Option<NamedLine<'_>> {
@@ -198,7 +200,9 @@ impl Committer for OnceCommitter {
         let version = metadata.version();
         let now_ms = self.clock.now_us() / 1_000;
         let json = to_json_bytes(actions)?;
-        let mut bytes = tidy(&json, now_ms, &self.change.add_vectors);
+        let tidied = tidy(&json, now_ms, &self.change.add_vectors);
+        let lost = || KernelError::generic("a new file would be added without its vector");
+        let mut bytes = tidied.ok_or_else(lost)?;
         for line in &self.change.raw {
             bytes.extend_from_slice(line.as_bytes());
             bytes.push(b'\n');
@@ -206,7 +210,6 @@ impl Committer for OnceCommitter {
         let bytes = Bytes::from(bytes);
 
         let outcome = self.runtime.block_on(self.send(version, &bytes));
-
         let size = bytes.len() as u64;
         let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
         sent.bytes = bytes;
@@ -246,11 +249,28 @@ mod tests {
             r#"{"remove":{"path":"b","deletionTimestamp":17,"dataChange":true}}"#,
             r#"{"add":{"path":"a","stats":"{\"deletionTimestamp\":1,\"n\":2}","size":3}}"#,
         ];
-        let tidied = tidy(lines.join("\n").as_bytes(), 21, &HashMap::new());
+        let tidied = tidy(lines.join("\n").as_bytes(), 21, &HashMap::new()).unwrap();
         let dated = lines[2].replace("17", "21");
         let expected = [lines[0], r#"{"remove":{"path":"a","dataChange":true}}"#, &dated, lines[3]];
         assert_eq!(String::from_utf8(tidied).unwrap(), expected.join("\n"));
         let without = lines[..1].join("\n").into_bytes();
-        assert_eq!(tidy(&without, 21, &HashMap::new()), without);
+        assert_eq!(tidy(&without, 21, &HashMap::new()), Some(without));
+    }
+
+    #[test]
+    fn a_new_file_gets_its_vector_or_nothing_is_sent() {
+        let line = br#"{"add":{"path":"p=1/a","size":3,"modificationTime":4}}"#;
+        let vector = Descriptor {
+            storage_type: "u".to_owned(),
+            path_or_inline_dv: "x".to_owned(),
+            offset: Some(1),
+            size_in_bytes: 2,
+            cardinality: 1,
+        };
+        let of = |path: &str| HashMap::from([(path.to_owned(), vector.clone())]);
+        let added = tidy(line, 21, &of("p=1/a")).unwrap();
+        let added = Actions::parse(1, &added).unwrap().adds;
+        assert_eq!(added[0].deletion_vector.as_ref(), Some(&vector));
+        assert_eq!(tidy(line, 21, &of("p=1/b")), None);
     }
 }

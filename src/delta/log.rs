@@ -197,7 +197,6 @@ impl DeltaLog {
         let is_plain = change.raw.is_empty(); // else the kernel cannot tell its checksum
         self.blocking(move || {
             let sent = send(&snapshot, &kernel, &change, &committer);
-
             let sent = sent.map_err(|error| match error {
                 DeltaError::Log(error) => unknown(&committer, error),
                 other => other,

@@ -32,7 +32,7 @@ pub fn unread() -> PutOptions {
     options
 }
 
-/// The local file system; what a write returned for is on disk, names included.
+/// The local file system; what a write returned for is on disk, names included, unless it is a cache.
 #[derive(Debug, Default)]
 pub struct DurableLocal {
     inner: LocalFileSystem,

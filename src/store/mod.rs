@@ -11,7 +11,8 @@
 //! # Invariants
 //!
 //! 1. What a `put` on a [`Location`] returned for survives a crash of the machine: local files and
-//!    their folders are fsynced.
+//!    their folders are fsynced. Caches that are checked when they are read are the exception:
+//!    version checksums and saved key indexes.
 //! 2. `store_once` sends each request at most once.
 //!
 //! # Not here
