@@ -3,8 +3,10 @@
 use super::DeltaSettings;
 use super::compact::Pace;
 use super::patch::Owed;
-use super::tests::{Model, Run, index_is_what_a_scan_finds, memory, open, scan, settings};
-use super::{DeltaTable, foreign};
+use super::tests::{
+    Model, Run, definition, index_is_what_a_scan_finds, memory, open, open_as, scan, settings,
+};
+use super::{DeltaTable, TableDefinition, foreign};
 use crate::commit::Ledger;
 use std::sync::Arc;
 
@@ -146,4 +148,28 @@ async fn an_index_larger_than_its_budget_is_on_disk_and_gives_the_same_table() {
     run.epoch(&rows(0..27_000, 9)).await;
     assert_eq!(scan(&again).await, rows(0..27_000, 9).into_iter().collect());
     index_is_what_a_scan_finds(&again).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_changed_while_a_partition_is_compacted_are_masked_in_its_new_file() {
+    let location = memory();
+    let definition = TableDefinition { partition_by: vec!["s".to_owned()], ..definition() };
+    let table = open_as(&location, Some(definition), quiet()).await.unwrap();
+    let mut run = Run::start(&table, "p").await;
+    let odd = |keys: std::ops::Range<i64>, value| -> Vec<(i64, i64)> {
+        rows(keys, value).into_iter().filter(|(key, _)| key % 2 == 1).collect()
+    };
+    run.epoch(&odd(50..100, 0)).await; // all in the partition of NULL
+    run.epoch(&odd(0..50, 0)).await;
+    begin(&table).await;
+    run.epoch(&odd(40..60, 1_000)).await;
+    end(&table).await;
+    let mut model: Model = odd(0..100, 0).into_iter().collect();
+    model.extend(odd(40..60, 1_000));
+    assert_eq!(scan(&table).await, model);
+    index_is_what_a_scan_finds(&table).await;
+    let mut files: Vec<_> =
+        table.view().files.iter().map(|file| (file.rows, file.masked_rows())).collect();
+    files.sort_unstable();
+    assert_eq!(files, [(10, 0), (50, 10)]);
 }
