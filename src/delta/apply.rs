@@ -22,7 +22,7 @@ use super::slot::Slot;
 use super::stage::{StagedFile, join, threads};
 use super::table::{DeltaTable, STALE, Writer};
 use super::upload::Upload;
-use super::wanted::Wanted;
+use super::wanted::{Wanted, has_deletes};
 use super::{DeltaError, vectors};
 use crate::commit::{CommitError, EpochRows, RowsChanged};
 use crate::store::unread;
@@ -92,7 +92,8 @@ struct Applied {
 
 impl DeltaTable {
     pub(super) async fn stage_rows(&self, rows: EpochRows) -> Result<StagedRows, DeltaError> {
-        if self.shape.rules.is_plain() {
+        let is_plain = self.shape.rules.is_plain();
+        if is_plain && !rows.partitions.iter().flatten().any(has_deletes) {
             let now_ms = self.clock.now_us() / 1_000;
             let files = self.shape.stage(&self.location, rows.partitions, now_ms).await?;
             return Ok(StagedRows::Files(files));

@@ -9,7 +9,7 @@ use super::fold::{ColumnFold, FoldFailure, Groups, Rows, fold};
 use super::rules::{Fold, MergeMode, Operation, OperationColumn};
 use super::sequence::{Whole, is_exact, prefixes};
 use super::stage::{RowShape, SEQUENCE_PREFIX, show};
-use crate::types::POSITION_COLUMN;
+use crate::types::{DELETE_COLUMN, POSITION_COLUMN};
 use arrow::array::cast::AsArray;
 use arrow::array::types::UInt64Type;
 use arrow::array::{Array, ArrayRef, BooleanArray, UInt32Array};
@@ -27,6 +27,15 @@ pub(super) enum Kind {
     Replace,
     /// The row leaves.
     Delete,
+}
+
+/// Whether a rollup asks for rows to leave.
+pub(super) fn has_deletes(batch: &RecordBatch) -> bool {
+    deletes(batch).is_some_and(|deletes| deletes.true_count() > 0)
+}
+
+fn deletes(batch: &RecordBatch) -> Option<&BooleanArray> {
+    batch.column_by_name(DELETE_COLUMN)?.as_boolean_opt()
 }
 
 /// What a write asks of each key; every key is there once.
@@ -184,7 +193,11 @@ impl RowShape {
     /// The rows that ask for something, and what each asks for.
     fn operations(&self, batch: &RecordBatch) -> Result<(RecordBatch, Vec<Kind>), DeltaError> {
         let Some(operation) = &self.rules.operation else {
-            return Ok((batch.clone(), vec![Kind::Upsert; batch.num_rows()]));
+            let kind = |row| match deletes(batch) {
+                Some(deletes) if deletes.is_valid(row) && deletes.value(row) => Kind::Delete,
+                _ => Kind::Upsert,
+            };
+            return Ok((batch.clone(), (0..batch.num_rows()).map(kind).collect()));
         };
         let column = batch.column(self.input.index_of(&operation.name)?);
         let texts = cast(column, &DataType::Utf8)?;

@@ -4,8 +4,14 @@
 //! (that is `state`).
 
 mod dedup;
+mod rollup;
+mod time;
 
 pub use dedup::{
     DedupEpochExec, DedupError, DedupExec, DedupExpressions, DedupMemories, plan_bounded_dedup,
     plan_epoch_dedup,
+};
+pub use rollup::{
+    GlobalRollupExec, GroupingSet, LocalRollupExec, RollupExpressions, RollupMemories,
+    WindowColumn, WindowStep, exact_sum, has_exact_sum, plan_epoch_rollup,
 };

@@ -51,27 +51,35 @@ pub(super) async fn compute(
     for (source, batches) in sources.iter().zip(std::mem::take(&mut collected.batches)) {
         source.part.slot.fill(batches);
     }
+    Collected::finish(sources);
+    let watermark = lowest(sources);
+    let reaches = |operator: &OperatorPart| {
+        watermark.map(|watermark| Watermark(watermark.0.minus_us(operator.delay_us)))
+    };
     for operator in operators {
-        operator.memory.begin_epoch();
+        operator.memory.begin_epoch(reaches(operator));
     }
     let ran = execute(planner).await;
     for source in sources.iter() {
         source.part.slot.fill(Vec::new());
     }
     let (rows, is_one_to_one) = ran?;
-    Collected::finish(sources);
-    let watermark = lowest(sources);
+    let mut folded = None;
     let mut judged: HashMap<u64, Judged> = HashMap::new();
     let mut added = Vec::with_capacity(operators.len());
     for operator in operators {
-        let own = watermark.map(|watermark| Watermark(watermark.0.minus_us(operator.delay_us)));
-        let changes = operator.memory.finish_epoch(own)?;
+        let changes = operator.memory.finish_epoch(reaches(operator))?;
         for (ordinal, counts) in &changes.judged {
             judged.entry(*ordinal).or_default().add(counts);
         }
         added.push(changes.added);
+        folded = changes.folded.or(folded);
     }
-    let emitted = emitted(&rows)?;
+    let rows_emitted = rows.iter().flatten().map(|batch| batch.num_rows() as u64).sum();
+    let emitted = match folded {
+        Some(folded) => folded,
+        None => emitted(&rows)?,
+    };
     let ledger = ledger(sources, &collected, &emitted, &judged, is_one_to_one)?;
     let sources = sources.iter().zip(collected.entries).map(|(source, entries)| ComputedSource {
         position: serde_json::to_value(&source.position).unwrap_or_default(),
@@ -79,7 +87,7 @@ pub(super) async fn compute(
         entries,
     });
     Ok(Computed {
-        rows_emitted: emitted.values().sum(),
+        rows_emitted,
         rows: EpochRows { partitions: rows },
         added,
         ledger,

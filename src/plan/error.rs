@@ -74,6 +74,10 @@ impl PlanError {
         }
     }
 
+    pub(super) fn incremental(what: &str, instead: &str) -> Self {
+        Self::NotIncremental { what: what.to_owned(), instead: instead.to_owned() }
+    }
+
     pub(super) fn clause((line, column): (u64, u64), reason: impl Into<String>) -> Self {
         Self::Clause { line, column, reason: reason.into() }
     }

@@ -23,12 +23,15 @@ mod pipeline;
 mod planner;
 mod positions;
 mod relation;
+mod rollup;
 mod volatile;
+mod windows;
 
 pub use error::PlanError;
 pub use node::DedupNode;
-pub use pipeline::{DedupOperator, PipelinePlan, PipelineSource, plan_pipeline, streams};
+pub use pipeline::{OperatorKind, PipelineOperator, PipelinePlan, PipelineSource, plan_pipeline, streams};
 pub use planner::{DedupExtensionPlanner, OnefoldQueryPlanner};
 pub use positions::ExposePositions;
 pub use relation::DedupRelationPlanner;
+pub use rollup::RollupNode;
 pub use volatile::KeepVolatileAboveDedup;

@@ -3,9 +3,10 @@
 //! incrementally refused.
 
 use super::positions::{as_dedup, expose, source_of};
-use super::{DedupNode, PlanError};
+use super::rollup::{ExposedRollup, as_rollup, expose_rollup, top_aggregate};
+use super::{DedupNode, PlanError, RollupNode};
 use crate::source::{EpochSlot, SourceTable, stamped_schema};
-use crate::types::{DedupOptions, POSITION_COLUMN};
+use crate::types::{DELETE_COLUMN, DedupOptions, POSITION_COLUMN, RollupOptions};
 use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::provider_as_source;
@@ -21,8 +22,8 @@ pub struct PipelinePlan {
     pub query: LogicalPlan,
     /// What it reads; each source once.
     pub sources: Vec<PipelineSource>,
-    /// The DEDUPs in it, in the order of their names.
-    pub operators: Vec<DedupOperator>,
+    /// The operators in it that remember, from the sources up.
+    pub operators: Vec<PipelineOperator>,
     /// Whether each source row gives at most one row of the table.
     pub is_one_to_one: bool,
     /// What the pipeline computes, as text: another text is another pipeline.
@@ -40,13 +41,22 @@ pub struct PipelineSource {
     pub slot: Arc<EpochSlot>,
 }
 
-/// A DEDUP of a pipeline.
+/// An operator of a pipeline that remembers.
 #[derive(Clone, Debug)]
-pub struct DedupOperator {
-    /// Its name: `dedup-0` and so on.
+pub struct PipelineOperator {
+    /// Its name: `dedup-0`, `rollup-0` and so on.
     pub name: String,
-    /// Its options.
-    pub options: DedupOptions,
+    /// What it is.
+    pub kind: OperatorKind,
+}
+
+/// What an operator is, with its options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OperatorKind {
+    /// A DEDUP.
+    Dedup(DedupOptions),
+    /// A GROUP BY.
+    Rollup(RollupOptions),
 }
 
 /// Whether `plan` reads an unbounded table.
@@ -62,10 +72,13 @@ pub fn streams(plan: &LogicalPlan) -> bool {
 /// # Errors
 ///
 /// What cannot be kept incrementally and exactly, with the reason and the way out.
-pub fn plan_pipeline(query: &LogicalPlan) -> Result<PipelinePlan> {
+pub fn plan_pipeline(query: &LogicalPlan, options: RollupOptions) -> Result<PipelinePlan> {
+    let top = top_aggregate(query).filter(|own| streams(&own.input));
     query.apply(|plan| {
         if streams(plan) {
-            if let Some((what, instead)) = refused(plan) {
+            let is_top = |own| top.is_some_and(|top| std::ptr::eq(top, own));
+            let is_rollup = matches!(plan, LogicalPlan::Aggregate(own) if is_top(own));
+            if let Some((what, instead)) = refused(plan, is_rollup) {
                 return Err(PlanError::NotIncremental { what, instead }.into());
             }
             return Ok(TreeNodeRecursion::Continue);
@@ -96,7 +109,11 @@ pub fn plan_pipeline(query: &LogicalPlan) -> Result<PipelinePlan> {
         sources.push(PipelineSource { name, table: table.clone(), slot });
         Ok(Some(LogicalPlan::TableScan(plan)))
     };
-    let Some(exposed) = expose(query, &mut replace)? else {
+    let exposed = match top {
+        Some(_) => expose_rollup(query, options, &mut replace)?,
+        None => expose(query, &mut replace)?.map(ExposedRollup::rows),
+    };
+    let Some(ExposedRollup { exposed, delete }) = exposed else {
         return Err(PlanError::NotIncremental {
             what: "a query whose rows do not come from one unbounded table each".to_owned(),
             instead: "join an unbounded table with finite tables only".to_owned(),
@@ -105,21 +122,35 @@ pub fn plan_pipeline(query: &LogicalPlan) -> Result<PipelinePlan> {
     };
     let shown = query.schema().columns().into_iter().map(Expr::Column);
     let position = Expr::Column(exposed.position).alias(POSITION_COLUMN);
-    let query = LogicalPlanBuilder::from(exposed.plan).project(shown.chain([position]))?.build()?;
+    let delete = delete.map(|own| Expr::Column(own).alias(DELETE_COLUMN));
+    let shown = shown.chain(delete).chain([position]);
+    let query = LogicalPlanBuilder::from(exposed.plan).project(shown)?.build()?;
     let (query, operators) = name_operators(query)?;
     let is_one_to_one = !query.exists(|plan| Ok(matches!(plan, LogicalPlan::Join(_))))?;
     Ok(PipelinePlan { query, sources, operators, is_one_to_one, fingerprint })
 }
 
-/// Names the DEDUPs from the leaves up.
-fn name_operators(query: LogicalPlan) -> Result<(LogicalPlan, Vec<DedupOperator>)> {
-    let mut operators = Vec::new();
+/// Names the operators from the leaves up.
+fn name_operators(query: LogicalPlan) -> Result<(LogicalPlan, Vec<PipelineOperator>)> {
+    let mut operators: Vec<PipelineOperator> = Vec::new();
     let query = query.transform_up(|plan| {
+        if let Some(node) = as_rollup(&plan) {
+            let lateness = operators.iter().map(|own| match own.kind {
+                OperatorKind::Dedup(options) => options.lateness_us,
+                OperatorKind::Rollup(_) => 0,
+            });
+            let options = RollupOptions { delay_us: lateness.sum(), ..node.options };
+            let name = "rollup-0".to_owned();
+            let node = RollupNode { operator: name.clone(), options, ..node.clone() };
+            operators.push(PipelineOperator { name, kind: OperatorKind::Rollup(options) });
+            return Ok(Transformed::yes(LogicalPlan::Extension(Extension { node: Arc::new(node) })));
+        }
         let Some(node) = as_dedup(&plan).filter(|node| node.hidden.is_some()) else {
             return Ok(Transformed::no(plan));
         };
         let name = format!("dedup-{}", operators.len());
-        operators.push(DedupOperator { name: name.clone(), options: node.options });
+        let kind = OperatorKind::Dedup(node.options);
+        operators.push(PipelineOperator { name: name.clone(), kind });
         let node = DedupNode { operator: Some(name), ..node.clone() };
         Ok(Transformed::yes(LogicalPlan::Extension(Extension { node: Arc::new(node) })))
     })?;
@@ -160,12 +191,13 @@ fn fingerprint(query: &LogicalPlan) -> Result<String> {
 
 /// What of `plan`, which reads an unbounded table, cannot be kept incrementally: the thing, and
 /// what to write instead.
-fn refused(plan: &LogicalPlan) -> Option<(String, String)> {
+fn refused(plan: &LogicalPlan, is_rollup: bool) -> Option<(String, String)> {
     let refuse = |what: &str, instead: &str| Some((what.to_owned(), instead.to_owned()));
     match plan {
+        LogicalPlan::Aggregate(_) if is_rollup => refused_expression(plan),
         LogicalPlan::Aggregate(_) => refuse(
-            "GROUP BY on an unbounded table is not supported yet",
-            "store the rows, and group them when the table is read",
+            "GROUP BY below another operator, on an unbounded table,",
+            "write it into a table of its own, and read that",
         ),
         LogicalPlan::Distinct(_) => refuse(
             "DISTINCT on an unbounded table",

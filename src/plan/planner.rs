@@ -1,14 +1,19 @@
 //! From `DedupNode` to what runs.
 
-use super::{DedupNode, PlanError};
-use crate::operator::{DedupExpressions, DedupMemories, plan_bounded_dedup, plan_epoch_dedup};
+use super::{DedupNode, PlanError, RollupNode};
+use crate::operator::{
+    DedupExpressions, DedupMemories, RollupExpressions, RollupMemories, plan_bounded_dedup,
+    plan_epoch_dedup, plan_epoch_rollup,
+};
 use async_trait::async_trait;
 use datafusion::catalog::Session;
 use datafusion::common::Result;
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::QueryPlanner;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::{LogicalPlan, UserDefinedLogicalNode};
+use datafusion::logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNode};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner};
 use std::fmt;
@@ -29,8 +34,14 @@ impl ExtensionPlanner for DedupExtensionPlanner {
         session: &dyn Session,
         context: &PhysicalPlanningContext,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-        let Some(dedup) = node.as_any().downcast_ref::<DedupNode>() else { return Ok(None) };
         let input = Arc::clone(&inputs[0]);
+        if let Some(rollup) = node.as_any().downcast_ref::<RollupNode>() {
+            let lower = |expr: &Expr| {
+                planner.create_physical_expr(expr, rollup.input.schema(), session, context)
+            };
+            return plan_rollup(rollup, input, session, &lower).map(Some);
+        }
+        let Some(dedup) = node.as_any().downcast_ref::<DedupNode>() else { return Ok(None) };
         if input.boundedness().is_unbounded() {
             return Err(PlanError::Unbounded.into());
         }
@@ -49,6 +60,35 @@ impl ExtensionPlanner for DedupExtensionPlanner {
         let memory = memories.find(operator)?;
         plan_epoch_dedup(input, expressions, dedup.options, memory).map(Some)
     }
+}
+
+fn plan_rollup(
+    node: &RollupNode,
+    input: Arc<dyn ExecutionPlan>,
+    session: &dyn Session,
+    lower: &dyn Fn(&Expr) -> Result<Arc<dyn PhysicalExpr>>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let (schema, physical) = (node.input.schema(), input.schema());
+    let nothing = PhysicalPlanningContext::default();
+    let aggregate = |expr: &Expr| {
+        let props = session.execution_props();
+        LoweredAggregateBuilder::new(expr, schema, &physical, props, &nothing).build()
+    };
+    let groups = node.groups.iter().map(lower).collect::<Result<Vec<_>>>()?;
+    let set_type = node.has_sets.then(|| node.schema.field(groups.len()).data_type().clone());
+    let [position, watermark] = &node.hidden;
+    let expressions = RollupExpressions {
+        groups,
+        sets: node.sets.clone(),
+        set_type,
+        windows: node.windows.clone(),
+        aggregates: node.aggregates.iter().map(aggregate).collect::<Result<Vec<_>>>()?,
+        hidden: [lower(position)?, lower(watermark)?],
+    };
+    let memories = session.config().get_extension::<RollupMemories>().unwrap_or_default();
+    let memory = memories.find(&node.operator)?;
+    let output = Arc::clone(node.schema.inner());
+    plan_epoch_rollup(input, expressions, node.options, output, memory)
 }
 
 /// DataFusion's default planner with ours inside.

@@ -224,7 +224,7 @@ fn input_of(position: Column, watermark: Column) -> Exposed {
 }
 
 impl Exposed {
-    fn of(plan: LogicalPlan, relation: Option<&TableReference>) -> Self {
+    pub(super) fn of(plan: LogicalPlan, relation: Option<&TableReference>) -> Self {
         let column = |name| Column::new(relation.cloned(), name);
         Self { plan, position: column(POSITION_COLUMN), watermark: column(WATERMARK_COLUMN) }
     }

@@ -5,14 +5,17 @@ use super::registry::{Ports, Registry};
 use super::tables::options_of;
 use crate::delta::DeltaTable;
 use crate::error::Error;
-use crate::operator::DedupMemories;
+use crate::operator::{DedupMemories, RollupMemories};
 use crate::pipeline::{EpochPlan, EpochPlanner, OperatorPart, PipelineParts, SourcePart};
-use crate::plan::{ExposePositions, PlanError, plan_pipeline, streams};
-use crate::state::DedupMemory;
-use crate::types::PipelineId;
+use crate::plan::{
+    ExposePositions, OperatorKind, PipelineOperator, PlanError, plan_pipeline, streams,
+};
+use crate::state::{DedupMemory, OperatorMemory, RollupMemory};
+use crate::types::{PipelineId, RollupOptions};
 use async_trait::async_trait;
 use datafusion::common::Result;
 use datafusion::datasource::source_as_provider;
+use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::dml::InsertOp;
 use datafusion::logical_expr::{DmlStatement, LogicalPlan, WriteOp};
@@ -51,18 +54,10 @@ pub(super) fn pipeline_of(
         state.config_options(),
         |_, _| {},
     )?;
-    let planned = plan_pipeline(&analysed)?;
+    let planned = plan_pipeline(&analysed, RollupOptions::default())?;
     let pool = &state.runtime_env().memory_pool;
-    let total_us: i64 = planned.operators.iter().map(|own| own.options.lateness_us).sum();
-    let mut memories = HashMap::new();
-    let mut operators = Vec::with_capacity(planned.operators.len());
-    for own in &planned.operators {
-        let memory = DedupMemory::new(&own.name, own.options, settings.state_bytes_max, pool);
-        let memory = Arc::new(memory);
-        memories.insert(own.name.clone(), Arc::clone(&memory));
-        let delay_us = total_us - own.options.lateness_us;
-        operators.push(OperatorPart { name: own.name.clone(), memory, delay_us });
-    }
+    let Memories { dedups, rollups, operators } =
+        Memories::new(&planned.operators, settings.state_bytes_max, pool);
     let sources = planned.sources.iter().map(|own| SourcePart {
         name: own.name.clone(),
         source: Arc::clone(own.table.source()),
@@ -73,7 +68,8 @@ pub(super) fn pipeline_of(
     let config = state
         .config()
         .clone()
-        .with_extension(Arc::new(DedupMemories(memories)))
+        .with_extension(Arc::new(DedupMemories(dedups)))
+        .with_extension(Arc::new(RollupMemories(rollups)))
         .with_extension(Arc::new(Registry::new(Ports::default())));
     let epochs = SessionEpochPlanner {
         state: SessionStateBuilder::new_from_existing(state.clone())
@@ -97,6 +93,43 @@ pub(super) fn pipeline_of(
         entropy: Arc::clone(&registry.entropy),
     };
     Ok(Some(PipelineHandle::new(parts, &name, &location)))
+}
+
+/// What the operators of a pipeline remember.
+#[derive(Default)]
+struct Memories {
+    dedups: HashMap<String, Arc<DedupMemory>>,
+    rollups: HashMap<String, Arc<RollupMemory>>,
+    operators: Vec<OperatorPart>,
+}
+
+impl Memories {
+    fn new(operators: &[PipelineOperator], bytes_max: u64, pool: &Arc<dyn MemoryPool>) -> Self {
+        let lateness_us = |own: &PipelineOperator| match own.kind {
+            OperatorKind::Dedup(options) => options.lateness_us,
+            OperatorKind::Rollup(_) => 0,
+        };
+        let total_us: i64 = operators.iter().map(lateness_us).sum();
+        let mut all = Self::default();
+        for own in operators {
+            let name = own.name.clone();
+            let memory: Arc<dyn OperatorMemory> = match own.kind {
+                OperatorKind::Dedup(options) => {
+                    let memory = Arc::new(DedupMemory::new(&name, options, bytes_max, pool));
+                    all.dedups.insert(name.clone(), Arc::clone(&memory));
+                    memory
+                }
+                OperatorKind::Rollup(options) => {
+                    let memory = Arc::new(RollupMemory::new(&name, options, bytes_max, pool));
+                    all.rollups.insert(name.clone(), Arc::clone(&memory));
+                    memory
+                }
+            };
+            let delay_us = total_us - lateness_us(own);
+            all.operators.push(OperatorPart { name, memory, delay_us });
+        }
+        all
+    }
 }
 
 /// The upsert table that `dml` writes into.

@@ -1,6 +1,7 @@
 //! What can go wrong with remembered state.
 
 use crate::types::ErrorKind;
+use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 
 /// Why an operator's memory cannot be used.
@@ -13,9 +14,12 @@ pub enum StateError {
         /// What is wrong.
         reason: String,
     },
+    /// Groups could not be put together or saved.
+    #[error("rollup states: {0}")]
+    Groups(#[source] Box<DataFusionError>),
     /// The memory is full.
     #[error(
-        "{operator} remembers {held_bytes} bytes, and its limit is {limit_bytes} bytes: raise onefold.state_bytes_max or shorten WITHIN"
+        "{operator} remembers {held_bytes} bytes, and its limit is {limit_bytes} bytes: raise onefold.state_bytes_max, or shorten WITHIN or the windows"
     )]
     Full {
         /// The operator.
@@ -33,6 +37,7 @@ impl StateError {
     pub const fn kind(&self) -> ErrorKind {
         match self {
             Self::Corrupt { .. } => ErrorKind::Data,
+            Self::Groups(_) => ErrorKind::Internal,
             Self::Full { .. } => ErrorKind::Exhausted,
         }
     }
@@ -41,5 +46,17 @@ impl StateError {
 impl From<StateError> for DataFusionError {
     fn from(error: StateError) -> Self {
         Self::External(Box::new(error))
+    }
+}
+
+impl From<DataFusionError> for StateError {
+    fn from(error: DataFusionError) -> Self {
+        Self::Groups(Box::new(error))
+    }
+}
+
+impl From<ArrowError> for StateError {
+    fn from(error: ArrowError) -> Self {
+        DataFusionError::from(error).into()
     }
 }

@@ -27,8 +27,8 @@ pub trait OperatorMemory: Debug + Send + Sync {
         watermark: Option<Watermark>,
     ) -> Result<(), StateError>;
 
-    /// Starts the counts of an epoch.
-    fn begin_epoch(&self);
+    /// Starts the counts of an epoch that reaches `watermark`.
+    fn begin_epoch(&self, watermark: Option<Watermark>);
 
     /// Ends an epoch: returns what it added and how rows were judged, then forgets all that
     /// `watermark`, the lowest of its sources, allows to be forgotten.
@@ -62,6 +62,9 @@ pub struct EpochChanges {
     pub added: Option<EncodedState>,
     /// How rows were judged, by the partition ordinal in their position.
     pub judged: BTreeMap<u64, Judged>,
+    /// Rows folded into groups, by the partition ordinal in their position; `None` where rows go on
+    /// as they are.
+    pub folded: Option<BTreeMap<u64, u64>>,
 }
 
 /// The content of a state file to be written.

@@ -3,7 +3,7 @@
 //! ```text
 //!   EventTime < Watermark        when a row happened / the promise about rows still to come
 //!   Epoch, Incarnation, Offset   one atomic step / who takes it / where a partition stands
-//!   DedupOptions, Settings       what the user asked for, checked and with units
+//!   DedupOptions, RollupOptions, Settings   what the user asked for, checked and with units
 //!   Clock, Entropy               the only ways to time and to chance
 //! ```
 //!
@@ -17,16 +17,20 @@ mod dedup;
 mod entropy;
 mod error;
 mod names;
+mod rollup;
 mod settings;
 mod state_file;
 mod time;
 
 pub use clock::{Clock, SystemClock};
-pub use columns::{POSITION_COLUMN, Position, WATERMARK_COLUMN, hidden_fields, is_hidden};
+pub use columns::{
+    DELETE_COLUMN, POSITION_COLUMN, Position, WATERMARK_COLUMN, hidden_fields, is_hidden,
+};
 pub use dedup::{DedupOptions, LatePolicy, NullKeys, Within};
 pub use entropy::{Entropy, SystemEntropy};
 pub use error::{ErrorKind, NameError};
 pub use names::{Epoch, Incarnation, Offset, PartitionId, PipelineId};
+pub use rollup::{Emit, RollupOptions};
 pub use settings::Settings;
 pub use state_file::StateFile;
 pub use time::{EventTime, Watermark, format_duration_us, parse_duration_us};

@@ -2,7 +2,7 @@
 //! decided at all.
 
 use super::DedupError;
-use super::time::{is_time, to_micros};
+use crate::operator::time::{is_time, to_micros};
 use crate::key::KeyHasher;
 use crate::types::{DedupOptions, EventTime, LatePolicy, NullKeys, Watermark};
 use arrow::array::cast::AsArray;

@@ -34,7 +34,6 @@ mod prepare;
 mod stream;
 #[cfg(test)]
 mod tests;
-mod time;
 
 pub use epoch::{DedupEpochExec, DedupMemories, plan_epoch_dedup};
 pub use error::DedupError;

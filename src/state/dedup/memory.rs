@@ -281,7 +281,7 @@ impl OperatorMemory for DedupMemory {
         self.account(0, held as u64)
     }
 
-    fn begin_epoch(&self) {
+    fn begin_epoch(&self, _: Option<Watermark>) {
         locked(&self.judged).clear();
     }
 
@@ -303,7 +303,7 @@ impl OperatorMemory for DedupMemory {
         let first = self.swept.fetch_add(SWEPT_SHARDS, Ordering::Relaxed);
         self.free((first..first + SWEPT_SHARDS).map(|shard| shard % DEDUP_SHARDS))?;
         let judged = std::mem::take(&mut *locked(&self.judged));
-        Ok(EpochChanges { added, judged })
+        Ok(EpochChanges { added, judged, folded: None })
     }
 
     fn is_expired(&self, file: &StateFile, watermark: Watermark) -> bool {

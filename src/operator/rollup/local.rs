@@ -1,0 +1,303 @@
+//! `LocalRollupExec`: the rows of one partition to partial states.
+
+use super::cascade::{Step, cascade, order};
+use super::fold::{Fold, Rows};
+use super::shape::{RollupShape, end_or_open};
+use crate::state::{Judged, hashes_of};
+use crate::types::{EventTime, Position};
+use arrow::array::cast::AsArray;
+use arrow::array::types::{Int64Type, UInt64Type};
+use arrow::array::{Array, ArrayRef, BooleanArray};
+use arrow::compute::{filter, filter_record_batch};
+use arrow::record_batch::RecordBatch;
+use datafusion::common::Result;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::error::DataFusionError;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
+use datafusion::physical_plan::execution_plan::{CardinalityEffect, EmissionType};
+use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties,
+    PlanProperties, ReplaceChildrenOptions, apply_expression_roots,
+};
+use futures::{StreamExt, TryStreamExt};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+/// Folds the rows of each partition into states of their groups, before any shuffle.
+#[derive(Debug)]
+pub struct LocalRollupExec {
+    input: Arc<dyn ExecutionPlan>,
+    shape: Arc<RollupShape>,
+    steps: Arc<[Step]>,
+    properties: Arc<PlanProperties>,
+    metrics: ExecutionPlanMetricsSet,
+}
+
+impl LocalRollupExec {
+    pub(super) fn new(input: Arc<dyn ExecutionPlan>, shape: Arc<RollupShape>) -> Self {
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(Arc::clone(&shape.partial)),
+            Partitioning::UnknownPartitioning(input.output_partitioning().partition_count()),
+            EmissionType::Final,
+            input.boundedness(),
+        );
+        let steps = order(&shape.expressions.sets).into();
+        let metrics = ExecutionPlanMetricsSet::new();
+        Self { input, shape, steps, properties: Arc::new(properties), metrics }
+    }
+
+    /// The tree of grouping sets, as text.
+    fn tree(&self) -> String {
+        let names: Vec<String> =
+            self.shape.expressions.groups.iter().map(ToString::to_string).collect();
+        let shown = |(set, from): &Step| {
+            let own: Vec<&str> = names
+                .iter()
+                .zip(&set.present)
+                .filter_map(|(name, is_present)| is_present.then_some(name.as_str()))
+                .collect();
+            let from = from.map_or_else(|| "rows".to_owned(), |from| format!("#{}", from + 1));
+            format!("({}) from {from}", own.join(", "))
+        };
+        let sets: Vec<String> = self.steps.iter().map(shown).collect();
+        sets.join("; ")
+    }
+}
+
+impl DisplayAs for LocalRollupExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (groups, aggregates) = self.shape.names();
+        write!(f, "LocalRollupExec: gby=[{groups}], aggr=[{aggregates}]")?;
+        if self.steps.len() > 1 {
+            write!(f, ", sets=[{}]", self.tree())?;
+        }
+        Ok(())
+    }
+}
+
+impl ExecutionPlan for LocalRollupExec {
+    fn name(&self) -> &'static str {
+        "LocalRollupExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false]
+    }
+
+    fn cardinality_effect(&self) -> CardinalityEffect {
+        CardinalityEffect::Unknown
+    }
+
+    fn apply_expressions(
+        &self,
+        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        let own = &self.shape.expressions;
+        apply_expression_roots(own.groups.iter().chain(&own.hidden), f)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(Arc::new(Self::new(children.swap_remove(0), Arc::clone(&self.shape))))
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+        self.replace_children(children, options)
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
+        let input = self.input.execute(partition, Arc::clone(&context))?;
+        let (shape, steps) = (Arc::clone(&self.shape), Arc::clone(&self.steps));
+        let metrics = self.metrics.clone();
+        let rows = async move {
+            let batch_rows = context.session_config().batch_size().max(1);
+            let count = |name| MetricBuilder::new(&metrics).counter(name, partition);
+            let (rows_in, states_out) = (count("rows_in"), count("states_out"));
+            let local = Local::new(shape, steps, &context)?;
+            let states = local.run(input, &rows_in).await?;
+            states_out.add(states.iter().map(RecordBatch::num_rows).sum());
+            let cut = states.into_iter().flat_map(move |batch| {
+                let starts = (0..batch.num_rows()).step_by(batch_rows);
+                let cut = move |from: usize| {
+                    Ok(batch.slice(from, batch_rows.min(batch.num_rows() - from)))
+                };
+                starts.map(cut)
+            });
+            Ok::<_, DataFusionError>(futures::stream::iter(cut))
+        };
+        let rows = futures::stream::once(rows).try_flatten();
+        Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.shape.partial), rows)))
+    }
+}
+
+/// The fold of one partition.
+struct Local {
+    shape: Arc<RollupShape>,
+    steps: Arc<[Step]>,
+    /// One for each set that is folded from rows.
+    folds: Vec<Fold>,
+    passed: Vec<Vec<RecordBatch>>,
+    folded: BTreeMap<u64, u64>,
+    judged: BTreeMap<u64, Judged>,
+    reservation: MemoryReservation,
+}
+
+impl Local {
+    fn new(shape: Arc<RollupShape>, steps: Arc<[Step]>, context: &TaskContext) -> Result<Self> {
+        let roots = steps.iter().filter(|(_, from)| from.is_none());
+        let folds = roots.map(|_| Fold::new(&shape)).collect::<Result<Vec<_>>>()?;
+        let reservation = MemoryConsumer::new("onefold local rollup").register(context.memory_pool());
+        Ok(Self {
+            passed: vec![Vec::new(); folds.len()],
+            shape,
+            steps,
+            folds,
+            folded: BTreeMap::new(),
+            judged: BTreeMap::new(),
+            reservation,
+        })
+    }
+
+    /// Reads all rows; returns the states of all sets, with their shards.
+    async fn run(
+        mut self,
+        mut input: SendableRecordBatchStream,
+        rows_in: &Count,
+    ) -> Result<Vec<RecordBatch>> {
+        while let Some(batch) = input.next().await.transpose()? {
+            if batch.num_rows() > 0 {
+                rows_in.add(batch.num_rows());
+                self.fold(&batch)?;
+                let passed = self.passed.iter().flatten().map(RecordBatch::get_array_memory_size);
+                let held = self.folds.iter().map(Fold::bytes).sum::<usize>() + passed.sum::<usize>();
+                self.reservation.try_resize(held)?;
+            }
+        }
+        let mut folded = self.passed;
+        for (rows, fold) in folded.iter_mut().zip(self.folds) {
+            rows.extend(fold.finish()?);
+        }
+        let states = cascade(&self.shape, &self.steps, folded)?;
+        self.shape.memory.record(self.folded, self.judged);
+        states.iter().map(|rows| self.shape.sharded(rows, &hashes_of(rows))).collect()
+    }
+
+    fn fold(&mut self, batch: &RecordBatch) -> Result<()> {
+        let shape = Arc::clone(&self.shape);
+        let own = &shape.expressions;
+        let groups = evaluated(&own.groups, batch)?;
+        let finest = super::GroupingSet { present: vec![true; groups.len()], id: 0 };
+        let ends = shape.ends(&finest, &groups, batch.num_rows())?;
+        let hidden = evaluated(&own.hidden, batch)?;
+        let keep = self.judge(&hidden, &ends);
+        let (batch, groups) = match &keep {
+            Some(keep) => {
+                let kept = groups.iter().map(|column| filter(column, keep));
+                (filter_record_batch(batch, keep)?, kept.collect::<Result<Vec<_>, _>>()?)
+            }
+            None => (batch.clone(), groups),
+        };
+        let rows = batch.num_rows();
+        if rows == 0 {
+            return Ok(());
+        }
+        let mut arguments = Vec::with_capacity(own.aggregates.len());
+        for aggregate in &own.aggregates {
+            let values = evaluated(&aggregate.aggregate.all_expressions().args, &batch)?;
+            let order_by = aggregate.order_bys.iter().map(|own| Arc::clone(&own.expr));
+            let order_by = evaluated(&order_by.collect::<Vec<_>>(), &batch)?;
+            let values = values.into_iter().chain(order_by).collect();
+            let lets_through = match &aggregate.filter {
+                Some(own) => Some(own.evaluate(&batch)?.into_array(rows)?.as_boolean().clone()),
+                None => None,
+            };
+            arguments.push((values, lets_through));
+        }
+        let roots = self.steps.iter().filter(|(_, from)| from.is_none());
+        for ((set, _), (fold, passed)) in roots.zip(self.folds.iter_mut().zip(&mut self.passed)) {
+            let groups = shape.columns_of(set, &groups, rows)?;
+            let ends = end_or_open(&shape.ends(set, &groups, rows)?);
+            let mut hashes = Vec::with_capacity(rows);
+            shape.hasher.hash(&groups, &mut hashes)?;
+            let own =
+                Rows { hashes: &hashes, ends: &ends, groups: &groups, arguments: &arguments };
+            passed.extend(fold.fold(&own)?);
+        }
+        Ok(())
+    }
+
+    /// Counts the rows by partition; returns which are not too late, if any is.
+    fn judge(&mut self, hidden: &[ArrayRef], ends: &[Option<i64>]) -> Option<BooleanArray> {
+        let positions = hidden[0].as_primitive::<UInt64Type>();
+        let watermarks = hidden[1].as_primitive::<Int64Type>();
+        let mut keep: Option<Vec<bool>> = None;
+        let mut run = (0, 0);
+        for (row, end) in ends.iter().enumerate() {
+            let ordinal = Position(positions.value(row)).partition();
+            let watermark = watermarks.is_valid(row).then(|| watermarks.value(row));
+            if self.is_late(*end, watermark) {
+                keep.get_or_insert_with(|| vec![true; ends.len()])[row] = false;
+                let counts = self.judged.entry(ordinal).or_default();
+                counts.rows_late += 1;
+                if let Some(end) = end {
+                    let end = EventTime(*end);
+                    counts.oldest_late = Some(counts.oldest_late.map_or(end, |own| own.min(end)));
+                }
+                continue;
+            }
+            if run.0 != ordinal {
+                *self.folded.entry(run.0).or_default() += run.1;
+                run = (ordinal, 0);
+            }
+            run.1 += 1;
+        }
+        *self.folded.entry(run.0).or_default() += run.1;
+        keep.map(BooleanArray::from)
+    }
+
+    /// Whether a row has no window, for want of a time, or came after its window was closed.
+    fn is_late(&self, end: Option<i64>, watermark: Option<i64>) -> bool {
+        let options = &self.shape.options;
+        match (end, watermark) {
+            (None, _) => true,
+            (Some(end), Some(watermark)) => {
+                let closes = end.saturating_add(options.lateness_us).saturating_add(options.delay_us);
+                closes <= watermark
+            }
+            (Some(_), None) => false,
+        }
+    }
+}
+
+fn evaluated(expressions: &[Arc<dyn PhysicalExpr>], batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
+    expressions.iter().map(|own| own.evaluate(batch)?.into_array(batch.num_rows())).collect()
+}
+

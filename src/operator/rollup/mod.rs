@@ -1,0 +1,36 @@
+//! GROUP BY of one epoch of a pipeline.
+//!
+//! ```text
+//!   LocalRollupExec    rows -> states of the finest groups -> states of the coarser ones
+//!                      (bounded: once it is full of keys that do not come back, it freezes; what is
+//!                      in it goes on being folded, and other rows pass through)
+//!   [repartition by shard of the group's hash]
+//!   GlobalRollupExec   states of this epoch + remembered states -> states, and one row for each
+//!                      group that changed (EMIT CHANGES) or was closed (EMIT FINAL)
+//! ```
+//!
+//! # Meaning
+//!
+//! A row belongs to the windows its group columns name. It is too late once the watermark that its
+//! partition had promised before it has passed the end of the first of them and the allowed
+//! lateness; then it is counted and dropped, and so is a row without a time. That never depends on
+//! how the input is cut into epochs or partitions. A coarser group (ROLLUP, CUBE, GROUPING SETS)
+//! folds the states of a finer one, never the rows again.
+//!
+//! # Not here
+//!
+//! What is remembered from epoch to epoch, and how states merge: that is `state`.
+
+mod cascade;
+mod fold;
+mod global;
+mod local;
+mod shape;
+mod sum;
+mod window;
+
+pub use global::GlobalRollupExec;
+pub use local::LocalRollupExec;
+pub use shape::{GroupingSet, RollupExpressions, RollupMemories, plan_epoch_rollup};
+pub use sum::{exact_sum, has_exact_sum};
+pub use window::{WindowColumn, WindowStep};

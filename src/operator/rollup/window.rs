@@ -1,0 +1,66 @@
+//! Where the windows of a group end.
+
+use crate::operator::time::to_micros;
+use crate::state::OPEN_END;
+use arrow::array::{Array, ArrayRef};
+use chrono::{DateTime, Months};
+use datafusion::common::Result;
+
+/// How long a window is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum WindowStep {
+    /// So many microseconds.
+    Micros(i64),
+    /// So many calendar months.
+    Months(u32),
+}
+
+impl WindowStep {
+    /// The end of the window that starts at `start`, in microseconds.
+    fn end(self, start: i64) -> i64 {
+        match self {
+            Self::Micros(length) => start.saturating_add(length),
+            Self::Months(months) => DateTime::from_timestamp_micros(start)
+                .and_then(|start| start.checked_add_months(Months::new(months)))
+                .map_or(OPEN_END - 1, |end| end.timestamp_micros()),
+        }
+    }
+}
+
+/// A column of the group that holds the starts of windows on event time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WindowColumn {
+    /// Which of the group's columns.
+    pub column: usize,
+    /// How long its windows are.
+    pub step: WindowStep,
+}
+
+/// The end of the first window of each group to end: `OPEN_END` without a window, and `None` where
+/// a column that holds one is NULL.
+pub(super) fn ends(
+    groups: &[ArrayRef],
+    windows: impl Iterator<Item = WindowColumn>,
+    rows: usize,
+) -> Result<Vec<Option<i64>>> {
+    let mut ends = vec![Some(OPEN_END); rows];
+    for WindowColumn { column, step } in windows {
+        let starts = to_micros(&groups[column])?;
+        let mut last: Option<(i64, i64)> = None;
+        for (row, end) in ends.iter_mut().enumerate() {
+            let Some(known) = *end else { continue };
+            if starts.is_null(row) {
+                *end = None;
+                continue;
+            }
+            let start = starts.value(row);
+            let own = match last {
+                Some((same, own)) if same == start => own,
+                _ => step.end(start),
+            };
+            last = Some((start, own));
+            *end = Some(known.min(own));
+        }
+    }
+    Ok(ends)
+}

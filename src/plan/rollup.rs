@@ -1,0 +1,313 @@
+//! `RollupNode`: GROUP BY in the plan of a pipeline.
+//!
+//! ```text
+//!   Projection                Projection, and the hidden columns
+//!     Filter (HAVING)    ->     Projection: __onefold_delete = the group does not qualify
+//!       Aggregate                 RollupNode
+//!         input                     input, with its hidden columns
+//! ```
+
+use super::PlanError;
+use super::positions::{Exposed, ReplaceScan, expose};
+use super::windows::windows_of;
+use crate::operator::{GroupingSet, WindowColumn, exact_sum, has_exact_sum};
+use crate::types::{DELETE_COLUMN, RollupOptions, hidden_fields};
+use arrow::datatypes::Field;
+use datafusion::common::{Column, DFSchema, DFSchemaRef, Result};
+use datafusion::logical_expr::utils::{enumerate_grouping_sets, grouping_set_to_exprlist};
+use datafusion::logical_expr::expr::AggregateFunction;
+use datafusion::logical_expr::{
+    Aggregate, Expr, ExprSchemable, Extension, GroupingSet as Sets, LogicalPlan, LogicalPlanBuilder,
+    SubqueryAlias, UserDefinedLogicalNodeCore,
+};
+use datafusion::common::TableReference;
+use std::cmp::Ordering;
+use std::fmt;
+use std::sync::Arc;
+
+/// Folds rows into groups, epoch by epoch; its columns are those of the aggregate, and the hidden
+/// ones.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RollupNode {
+    /// What is grouped.
+    pub input: LogicalPlan,
+    /// The columns that rows are grouped by.
+    pub groups: Vec<Expr>,
+    /// The sets of them; one that has all where there are no grouping sets.
+    pub sets: Vec<GroupingSet>,
+    /// Whether a column tells the sets apart.
+    pub has_sets: bool,
+    /// Which columns hold windows on event time.
+    pub windows: Vec<WindowColumn>,
+    /// The aggregates.
+    pub aggregates: Vec<Expr>,
+    /// The hidden position and watermark columns of the input.
+    pub hidden: [Expr; 2],
+    /// Its name in the pipeline.
+    pub operator: String,
+    /// How long it waits, and when it hands out what it has.
+    pub options: RollupOptions,
+    /// Its columns.
+    pub schema: DFSchemaRef,
+}
+
+impl PartialOrd for RollupNode {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        let by_parts = self
+            .groups
+            .partial_cmp(&other.groups)?
+            .then(self.sets.cmp(&other.sets))
+            .then(self.aggregates.partial_cmp(&other.aggregates)?)
+            .then(self.hidden.partial_cmp(&other.hidden)?)
+            .then(self.operator.cmp(&other.operator))
+            .then(self.options.cmp(&other.options))
+            .then(self.input.partial_cmp(&other.input)?);
+        (by_parts != Ordering::Equal || self == other).then_some(by_parts)
+    }
+}
+
+impl UserDefinedLogicalNodeCore for RollupNode {
+    fn name(&self) -> &'static str {
+        "Rollup"
+    }
+
+    fn inputs(&self) -> Vec<&LogicalPlan> {
+        vec![&self.input]
+    }
+
+    fn schema(&self) -> &DFSchemaRef {
+        &self.schema
+    }
+
+    fn expressions(&self) -> Vec<Expr> {
+        self.groups.iter().chain(&self.aggregates).chain(&self.hidden).cloned().collect()
+    }
+
+    fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |all: &[Expr]| {
+            let all: Vec<String> = all.iter().map(ToString::to_string).collect();
+            all.join(", ")
+        };
+        let (groups, aggregates) = (text(&self.groups), text(&self.aggregates));
+        write!(f, "Rollup: groupBy=[[{groups}]], aggr=[[{aggregates}]], emit={}", self.options.emit)
+    }
+
+    fn with_exprs_and_inputs(
+        &self,
+        mut exprs: Vec<Expr>,
+        mut inputs: Vec<LogicalPlan>,
+    ) -> Result<Self> {
+        let mut rest = exprs.split_off(self.groups.len());
+        let hidden = rest.split_off(self.aggregates.len());
+        let hidden = <[Expr; 2]>::try_from(hidden).unwrap_or_else(|_| self.hidden.clone());
+        let input = inputs.swap_remove(0);
+        Ok(Self { input, groups: exprs, aggregates: rest, hidden, ..self.clone() })
+    }
+
+    fn necessary_children_exprs(&self, _: &[usize]) -> Option<Vec<Vec<usize>>> {
+        Some(vec![Vec::new()]) // what the expressions read, and nothing else
+    }
+}
+
+/// The rollup that `plan` is.
+pub(super) fn as_rollup(plan: &LogicalPlan) -> Option<&RollupNode> {
+    let LogicalPlan::Extension(extension) = plan else { return None };
+    extension.node.as_any().downcast_ref::<RollupNode>()
+}
+
+/// A plan over a rollup.
+#[derive(Debug)]
+pub(super) struct ExposedRollup {
+    pub(super) exposed: Exposed,
+    /// The column that is true where a group leaves the table, if HAVING makes one.
+    pub(super) delete: Option<Column>,
+}
+
+/// The aggregate at the top of a query, below what shows its rows.
+pub(super) fn top_aggregate(plan: &LogicalPlan) -> Option<&Aggregate> {
+    match plan {
+        LogicalPlan::Aggregate(aggregate) => Some(aggregate),
+        LogicalPlan::Projection(own) => top_aggregate(&own.input),
+        LogicalPlan::Filter(own) => top_aggregate(&own.input),
+        LogicalPlan::SubqueryAlias(own) => top_aggregate(&own.input),
+        _ => None,
+    }
+}
+
+/// `plan`, which has an aggregate at its top, as a plan over a rollup.
+pub(super) fn expose_rollup(
+    plan: &LogicalPlan,
+    options: RollupOptions,
+    replace: &mut ReplaceScan<'_>,
+) -> Result<Option<ExposedRollup>> {
+    match plan {
+        LogicalPlan::Aggregate(aggregate) => {
+            let Some(input) = expose(&aggregate.input, replace)? else { return Ok(None) };
+            let exposed = rollup(aggregate, input, options)?;
+            Ok(Some(ExposedRollup { exposed, delete: None }))
+        }
+        LogicalPlan::Projection(own) => {
+            let Some(input) = expose_rollup(&own.input, options, replace)? else { return Ok(None) };
+            let shown = own.expr.iter().cloned().chain(input.hidden());
+            let plan =
+                LogicalPlanBuilder::from(input.exposed.plan.clone()).project(shown)?.build()?;
+            Ok(Some(input.with(plan)))
+        }
+        LogicalPlan::Filter(own) => {
+            let Some(input) = expose_rollup(&own.input, options, replace)? else { return Ok(None) };
+            Ok(Some(having(own.predicate.clone(), &own.input, input)?))
+        }
+        LogicalPlan::SubqueryAlias(own) => {
+            let Some(input) = expose_rollup(&own.input, options, replace)? else { return Ok(None) };
+            let plan = Arc::new(input.exposed.plan);
+            let built = SubqueryAlias::try_new(plan, own.alias.clone())?;
+            let alias: Option<&TableReference> = Some(&own.alias);
+            let delete = input.delete.map(|own| Column::new(alias.cloned(), own.name));
+            let exposed = Exposed::of(LogicalPlan::SubqueryAlias(built), alias);
+            Ok(Some(ExposedRollup { exposed, delete }))
+        }
+        _ => Ok(None),
+    }
+}
+
+impl ExposedRollup {
+    /// A plan whose rows are those of its sources.
+    pub(super) const fn rows(exposed: Exposed) -> Self {
+        Self { exposed, delete: None }
+    }
+
+    /// Its hidden columns.
+    fn hidden(&self) -> impl Iterator<Item = Expr> + use<> {
+        let own = [self.exposed.position.clone(), self.exposed.watermark.clone()];
+        own.into_iter().chain(self.delete.clone()).map(Expr::Column)
+    }
+
+    fn with(self, plan: LogicalPlan) -> Self {
+        Self { exposed: Exposed { plan, ..self.exposed }, delete: self.delete }
+    }
+}
+
+/// Instead of dropping groups that do not qualify, marks them: they leave the table.
+fn having(predicate: Expr, shown: &LogicalPlan, input: ExposedRollup) -> Result<ExposedRollup> {
+    let qualifies = predicate.is_true();
+    let leaves = match &input.delete {
+        Some(own) => Expr::Column(own.clone()).or(Expr::Not(Box::new(qualifies))),
+        None => Expr::Not(Box::new(qualifies)),
+    };
+    let columns = shown.schema().columns().into_iter().map(Expr::Column);
+    let hidden = [input.exposed.position.clone(), input.exposed.watermark.clone()];
+    let columns = columns.chain(hidden.map(Expr::Column)).chain([leaves.alias(DELETE_COLUMN)]);
+    let plan = LogicalPlanBuilder::from(input.exposed.plan.clone()).project(columns)?.build()?;
+    let delete = Some(Column::new_unqualified(DELETE_COLUMN));
+    Ok(ExposedRollup { exposed: Exposed { plan, ..input.exposed }, delete })
+}
+
+fn rollup(aggregate: &Aggregate, input: Exposed, options: RollupOptions) -> Result<Exposed> {
+    let (groups, sets) = sets_of(aggregate)?;
+    for own in &aggregate.aggr_expr {
+        refuse_unbounded(own)?;
+    }
+    let windows = windows_of(&aggregate.input, &groups);
+    let has_sets = matches!(aggregate.group_expr.as_slice(), [Expr::GroupingSet(_)]);
+    let fields: Vec<(Option<TableReference>, Arc<Field>)> = aggregate
+        .schema
+        .iter()
+        .map(|(qualifier, field)| (qualifier.cloned(), Arc::clone(field)))
+        .chain(hidden_fields().map(|field| (None, Arc::new(field))))
+        .collect();
+    let schema = DFSchema::new_with_metadata(fields, aggregate.schema.metadata().clone())?;
+    let node = RollupNode {
+        input: input.plan,
+        groups,
+        sets,
+        has_sets,
+        windows,
+        aggregates: exact(aggregate)?,
+        hidden: [Expr::Column(input.position), Expr::Column(input.watermark)],
+        operator: String::new(),
+        options,
+        schema: Arc::new(schema),
+    };
+    let plan = LogicalPlan::Extension(Extension { node: Arc::new(node) });
+    Ok(Exposed::of(plan, None))
+}
+
+/// The columns that rows are grouped by, and the sets of them.
+fn sets_of(aggregate: &Aggregate) -> Result<(Vec<Expr>, Vec<GroupingSet>)> {
+    if !aggregate.group_expr.iter().any(|own| matches!(own, Expr::GroupingSet(_))) {
+        let groups = aggregate.group_expr.clone();
+        let present = vec![true; groups.len()];
+        return Ok((groups, vec![GroupingSet { present, id: 0 }]));
+    }
+    let groups: Vec<Expr> =
+        grouping_set_to_exprlist(&aggregate.group_expr)?.into_iter().cloned().collect();
+    let listed = enumerate_grouping_sets(aggregate.group_expr.clone())?;
+    let lists: Vec<Vec<Expr>> = match listed.as_slice() {
+        [Expr::GroupingSet(Sets::GroupingSets(lists))] => lists.clone(),
+        [Expr::GroupingSet(Sets::Rollup(own))] => {
+            (0..=own.len()).rev().map(|many| own[..many].to_vec()).collect()
+        }
+        [Expr::GroupingSet(Sets::Cube(own))] => (0..1_u64 << own.len())
+            .map(|bits| {
+                let is_in = |(index, _): &(usize, &Expr)| bits >> index & 1 == 0;
+                own.iter().enumerate().filter(is_in).map(|(_, own)| own.clone()).collect()
+            })
+            .collect(),
+        _ => return Err(PlanError::incremental("these grouping sets", "write GROUPING SETS").into()),
+    };
+    let mut sets: Vec<GroupingSet> = Vec::with_capacity(lists.len());
+    for list in lists {
+        let present: Vec<bool> = groups.iter().map(|own| list.contains(own)).collect();
+        let id = present.iter().fold(0, |id, present| id << 1 | u64::from(!present));
+        let set = GroupingSet { present, id };
+        if sets.contains(&set) {
+            let what = "a grouping set that is there twice";
+            return Err(PlanError::incremental(what, "write it once").into());
+        }
+        sets.push(set);
+    }
+    Ok((groups, sets))
+}
+
+/// The aggregates, with sums that are exact where their type has such.
+fn exact(aggregate: &Aggregate) -> Result<Vec<Expr>> {
+    let schema = aggregate.input.schema();
+    let exact = |expr: &Expr| {
+        let name = expr.schema_name().to_string();
+        let Expr::AggregateFunction(own) = expr.clone().unalias_nested().data else {
+            return Ok(expr.clone());
+        };
+        if own.func.name() != "sum" || !has_exact_sum(&own.params.args[0].get_type(schema)?) {
+            return Ok(expr.clone());
+        }
+        let own = AggregateFunction { func: exact_sum(), ..own };
+        Ok(Expr::AggregateFunction(own).alias(name))
+    };
+    aggregate.aggr_expr.iter().map(exact).collect()
+}
+
+/// Refuses aggregates whose states grow with their rows.
+fn refuse_unbounded(aggregate: &Expr) -> Result<()> {
+    let bare = aggregate.clone().unalias_nested().data;
+    let Expr::AggregateFunction(own) = &bare else { return Ok(()) };
+    let name = own.func.name();
+    let refuse = |instead: &str| {
+        let what = format!("{bare}, which keeps every value of a group,");
+        Err(PlanError::incremental(&what, instead).into())
+    };
+    match name {
+        "min" | "max" | "bool_and" | "bool_or" | "bit_and" | "bit_or" => Ok(()),
+        "count" if own.params.distinct => {
+            refuse("write hll_estimate(hll_state(...)), or bitmap_count(bitmap_state(...))")
+        }
+        _ if own.params.distinct => refuse("write DEDUP BY with the columns, WITHIN an interval"),
+        "array_agg" | "string_agg" | "nth_value" => {
+            refuse("store the rows, and collect them when the table is read")
+        }
+        "median" | "percentile_cont" | "quantile_cont" => {
+            refuse("write approx_percentile_cont, or quantile_state")
+        }
+        _ => Ok(()),
+    }
+}
+

@@ -1,0 +1,280 @@
+//! `RollupMemory`: all shards of one rollup of a pipeline, with its limit and its files.
+
+use super::shard::{OPEN_END, Shard};
+use super::{Aggregates, GroupRows, format};
+use crate::state::{EncodedState, EpochChanges, Judged, OperatorMemory, StateError};
+use crate::types::{RollupOptions, StateFile, Watermark};
+use arrow::array::UInt32Array;
+use arrow::compute::take_record_batch;
+use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+use datafusion::common::Result;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Shards of the groups: fixed, so that parallelism can change between runs.
+pub const ROLLUP_SHARDS: usize = 64;
+
+/// What one rollup of a pipeline remembers.
+#[derive(Debug)]
+pub struct RollupMemory {
+    label: String,
+    options: RollupOptions,
+    shards: Vec<Mutex<Shard>>,
+    hash_key: Mutex<[u8; 16]>,
+    epoch: Mutex<Epoch>,
+    /// The epoch that is being computed, counted from the first that any file knows.
+    step: AtomicU64,
+    limit_bytes: u64,
+    held_bytes: AtomicU64,
+    reservation: Mutex<MemoryReservation>,
+}
+
+/// What an epoch says and counts.
+#[derive(Debug, Default)]
+struct Epoch {
+    watermark: Option<Watermark>,
+    judged: BTreeMap<u64, Judged>,
+    folded: BTreeMap<u64, u64>,
+}
+
+impl RollupMemory {
+    /// An empty memory of at most `bytes_max` bytes, accounted to `pool`; `label` names the
+    /// operator in messages.
+    pub fn new(
+        label: &str,
+        options: RollupOptions,
+        bytes_max: u64,
+        pool: &Arc<dyn MemoryPool>,
+    ) -> Self {
+        let reservation = MemoryConsumer::new(format!("onefold {label}")).register(pool);
+        Self {
+            label: label.to_owned(),
+            options,
+            shards: empty_shards(),
+            hash_key: Mutex::new([0; 16]),
+            epoch: Mutex::default(),
+            step: AtomicU64::new(1),
+            limit_bytes: bytes_max,
+            held_bytes: AtomicU64::new(0),
+            reservation: Mutex::new(reservation),
+        }
+    }
+
+    /// The key of the 128-bit hash of groups.
+    #[must_use]
+    pub fn hash_key(&self) -> [u8; 16] {
+        *locked(&self.hash_key)
+    }
+
+    /// The shard that `hash` belongs to.
+    #[must_use]
+    #[inline]
+    pub const fn shard_of(hash: u128) -> usize {
+        (hash as usize) % ROLLUP_SHARDS
+    }
+
+    /// Adds to what became of the rows of this epoch, by partition ordinal: those folded into a
+    /// group, and those judged.
+    pub fn record(
+        &self,
+        folded: impl IntoIterator<Item = (u64, u64)>,
+        judged: impl IntoIterator<Item = (u64, Judged)>,
+    ) {
+        let mut epoch = locked(&self.epoch);
+        for (ordinal, rows) in folded {
+            *epoch.folded.entry(ordinal).or_default() += rows;
+        }
+        for (ordinal, counts) in judged {
+            epoch.judged.entry(ordinal).or_default().add(&counts);
+        }
+    }
+
+    /// Merges partial states of one shard, each group's row as often as there are partials of it;
+    /// returns the groups with what they are worth now. At most once in each epoch.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError::Full`], or an aggregate that fails; the memory is then in no known state.
+    pub fn merge(
+        &self,
+        shard: usize,
+        aggregates: &Aggregates,
+        partials: &RecordBatch,
+    ) -> Result<GroupRows> {
+        let mut own = locked(&self.shards[shard]);
+        let before = own.bytes();
+        let changed = own.merge(aggregates, partials)?;
+        self.account(before as u64, own.bytes() as u64)?;
+        Ok(changed)
+    }
+
+    /// The groups of one shard that the watermark of this epoch closes.
+    ///
+    /// # Errors
+    ///
+    /// An aggregate that fails.
+    pub fn closed(&self, shard: usize, aggregates: &Aggregates) -> Result<Option<GroupRows>> {
+        let last = self.last_end(locked(&self.epoch).watermark);
+        locked(&self.shards[shard]).closed(aggregates, last)
+    }
+
+    /// All groups that are held, in rows as those of a chunk.
+    ///
+    /// # Errors
+    ///
+    /// Chunks that do not fit together.
+    pub fn groups(&self) -> Result<Vec<RecordBatch>> {
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            all.extend(locked(shard).all()?);
+        }
+        Ok(all)
+    }
+
+    /// The last end of a window that `watermark` closes.
+    fn last_end(&self, watermark: Option<Watermark>) -> i64 {
+        // A group without a window has the greatest end, which no watermark reaches.
+        let reached = |watermark: Watermark| watermark.0.minus_us(self.options.lateness_us).0;
+        watermark.map_or(i64::MIN, reached).min(OPEN_END - 1)
+    }
+
+    fn account(&self, before: u64, after: u64) -> Result<(), StateError> {
+        let held = if after >= before {
+            self.held_bytes.fetch_add(after - before, Ordering::Relaxed) + (after - before)
+        } else {
+            self.held_bytes.fetch_sub(before - after, Ordering::Relaxed) - (before - after)
+        };
+        let full = StateError::Full {
+            operator: self.label.clone(),
+            held_bytes: held,
+            limit_bytes: self.limit_bytes,
+        };
+        if held > self.limit_bytes {
+            return Err(full);
+        }
+        let reservation = locked(&self.reservation);
+        let grown = reservation.try_resize(held as usize);
+        grown.map_err(|_| full)
+    }
+}
+
+impl OperatorMemory for RollupMemory {
+    fn fingerprint(&self) -> String {
+        let RollupOptions { emit, lateness_us, delay_us } = self.options;
+        format!("rollup 1, emit {emit}, lateness {lateness_us} us, delay {delay_us} us")
+    }
+
+    fn restore(
+        &self,
+        hash_key: [u8; 16],
+        files: &[Bytes],
+        watermark: Option<Watermark>,
+    ) -> Result<(), StateError> {
+        let mut batches = Vec::new();
+        for file in files {
+            batches.extend(format::decode(file)?);
+        }
+        *locked(&self.hash_key) = hash_key;
+        *locked(&self.epoch) = Epoch { watermark, ..Epoch::default() };
+        self.step.store(format::last_step(&batches) + 1, Ordering::Relaxed);
+        let newest = format::newest(&batches, self.last_end(watermark))?;
+        drop(batches);
+        let mut held = 0;
+        for (shard, rows) in self.shards.iter().zip(by_shard(newest)?) {
+            let mut shard = locked(shard);
+            *shard = Shard::default();
+            if let Some(rows) = rows {
+                shard.push(rows);
+                shard.finish(i64::MIN)?;
+            }
+            held += shard.bytes() as u64;
+        }
+        let before = self.held_bytes.load(Ordering::Relaxed);
+        self.account(before, held)
+    }
+
+    fn begin_epoch(&self, watermark: Option<Watermark>) {
+        *locked(&self.epoch) = Epoch { watermark, ..Epoch::default() };
+    }
+
+    fn finish_epoch(&self, watermark: Option<Watermark>) -> Result<EpochChanges, StateError> {
+        let last = self.last_end(watermark);
+        let step = self.step.fetch_add(1, Ordering::Relaxed);
+        let mut changed = Vec::new();
+        for shard in &self.shards {
+            let mut shard = locked(shard);
+            let before = shard.bytes() as u64;
+            if let Some(rows) = shard.finish(last)? {
+                changed.push(format::with_step(&rows, step)?);
+            }
+            self.account(before, shard.bytes() as u64)?;
+        }
+        let epoch = std::mem::take(&mut *locked(&self.epoch));
+        Ok(EpochChanges {
+            added: format::encode(&changed)?,
+            judged: epoch.judged,
+            folded: Some(epoch.folded),
+        })
+    }
+
+    fn is_expired(&self, file: &StateFile, watermark: Watermark) -> bool {
+        file.time_max_us.is_some_and(|end| end <= self.last_end(Some(watermark)))
+    }
+
+    fn merge(
+        &self,
+        files: &[Bytes],
+        watermark: Option<Watermark>,
+    ) -> Result<Option<EncodedState>, StateError> {
+        let mut batches = Vec::new();
+        for file in files {
+            batches.extend(format::decode(file)?);
+        }
+        match format::newest(&batches, self.last_end(watermark))? {
+            Some(rows) => format::encode(&[rows]),
+            None => Ok(None),
+        }
+    }
+
+    fn state_bytes(&self) -> u64 {
+        self.held_bytes.load(Ordering::Relaxed)
+    }
+
+    fn keys_held(&self) -> u64 {
+        self.shards.iter().map(|shard| locked(shard).groups() as u64).sum()
+    }
+
+    fn is_unbounded(&self) -> bool {
+        true
+    }
+}
+
+/// Rows with their steps, as the chunks of each shard.
+fn by_shard(rows: Option<RecordBatch>) -> Result<Vec<Option<RecordBatch>>, StateError> {
+    let Some(rows) = rows else { return Ok(vec![None; ROLLUP_SHARDS]) };
+    let columns: Vec<usize> = (0..rows.num_columns() - 1).collect();
+    let rows = rows.project(&columns)?;
+    let mut shards: Vec<Vec<u32>> = vec![Vec::new(); ROLLUP_SHARDS];
+    for (row, hash) in super::hashes_of(&rows).into_iter().enumerate() {
+        shards[RollupMemory::shard_of(hash)].push(row as u32);
+    }
+    let cut = shards.into_iter().map(|own| {
+        if own.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(take_record_batch(&rows, &UInt32Array::from(own))?))
+    });
+    cut.collect()
+}
+
+fn empty_shards() -> Vec<Mutex<Shard>> {
+    std::iter::repeat_with(Mutex::default).take(ROLLUP_SHARDS).collect()
+}
+
+/// A panic of another thread leaves the memory to be dropped, not to be blocked on.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,30 @@
+//! What a rollup remembers: the states of the aggregates of each group that can still change.
+//!
+//! ```text
+//!   row of a chunk, of a state file, and of what a local fold hands on:
+//!     hash(group) 16 bytes | end of its window | the group's columns | the states of its aggregates
+//!
+//!   hash --low bits--> one of 64 shards --> (chunk, row)
+//! ```
+//!
+//! # Meaning
+//!
+//! Merging is commutative and associative, so the states do not depend on how rows were cut into
+//! epochs or partitions; floating-point sums agree up to rounding. A group is closed once its
+//! window's end and the allowed lateness have been passed by the watermark: every row that could
+//! still change it is late by the rollup's own rule. Then it leaves memory and files.
+//!
+//! # Memory
+//!
+//! Chunks are immutable: an epoch writes the groups it changes into a new one, and a shard whose
+//! chunks are mostly outdated rows is written anew. So a group takes its columns and states once to
+//! twice, and 32 to 40 bytes.
+
+mod aggregates;
+mod format;
+mod memory;
+mod shard;
+
+pub use aggregates::{Aggregates, Part, is_bounded};
+pub use memory::{ROLLUP_SHARDS, RollupMemory};
+pub use shard::{FIXED_COLUMNS, GroupRows, OPEN_END, hash_array, hashes_of};
