@@ -14,6 +14,7 @@ mod partitions;
 mod pipelines;
 mod process;
 mod races;
+mod rollups;
 mod rules;
 mod sequences;
 mod slt;

@@ -227,6 +227,12 @@ impl DeltaTable {
         &self.shape.primary_key
     }
 
+    /// Whether a row that comes takes the place of the one of its key, whole.
+    #[must_use]
+    pub fn replaces_rows(&self) -> bool {
+        self.shape.rules.is_plain()
+    }
+
     /// Columns that INSERT takes and the table does not keep.
     #[must_use]
     pub fn unstored(&self) -> &[String] {

@@ -18,16 +18,19 @@
 
 mod error;
 mod expressions;
+mod keys;
 mod node;
 mod pipeline;
 mod planner;
 mod positions;
 mod relation;
 mod rollup;
+mod trace;
 mod volatile;
 mod windows;
 
 pub use error::PlanError;
+pub use keys::refuse_keys;
 pub use node::DedupNode;
 pub use pipeline::{OperatorKind, PipelineOperator, PipelinePlan, PipelineSource, plan_pipeline, streams};
 pub use planner::{DedupExtensionPlanner, OnefoldQueryPlanner};

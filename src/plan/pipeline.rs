@@ -41,6 +41,14 @@ pub struct PipelineSource {
     pub slot: Arc<EpochSlot>,
 }
 
+impl PipelinePlan {
+    /// Whether its rows are groups, and not rows of its sources.
+    #[must_use]
+    pub fn is_rollup(&self) -> bool {
+        self.operators.iter().any(|own| matches!(own.kind, OperatorKind::Rollup(_)))
+    }
+}
+
 /// An operator of a pipeline that remembers.
 #[derive(Clone, Debug)]
 pub struct PipelineOperator {

@@ -233,7 +233,7 @@ fn rollup(aggregate: &Aggregate, input: Exposed, options: RollupOptions) -> Resu
 }
 
 /// The columns that rows are grouped by, and the sets of them.
-fn sets_of(aggregate: &Aggregate) -> Result<(Vec<Expr>, Vec<GroupingSet>)> {
+pub(super) fn sets_of(aggregate: &Aggregate) -> Result<(Vec<Expr>, Vec<GroupingSet>)> {
     if !aggregate.group_expr.iter().any(|own| matches!(own, Expr::GroupingSet(_))) {
         let groups = aggregate.group_expr.clone();
         let present = vec![true; groups.len()];

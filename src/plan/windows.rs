@@ -6,10 +6,10 @@
 //! ```
 
 use super::positions::{as_dedup, source_of};
+use super::trace::{below, renamed};
 use crate::operator::{WindowColumn, WindowStep};
 use arrow::datatypes::{DataType, IntervalMonthDayNano};
-use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{Column, Result, ScalarValue};
+use datafusion::common::{Column, ScalarValue};
 use datafusion::logical_expr::{Expr, LogicalPlan};
 
 const SECOND_US: i64 = 1_000_000;
@@ -26,16 +26,6 @@ pub(super) fn windows_of(input: &LogicalPlan, groups: &[Expr]) -> Vec<WindowColu
 /// How long the windows are that `expr`, over `plan`, names; `None` if it names none.
 fn window_of(plan: &LogicalPlan, expr: &Expr) -> Option<WindowStep> {
     match plan {
-        LogicalPlan::Projection(own) => {
-            let defined = replaced(expr, |column| {
-                let index = plan.schema().maybe_index_of_column(column)?;
-                Some(own.expr[index].clone().unalias_nested().data)
-            })?;
-            window_of(&own.input, &defined)
-        }
-        LogicalPlan::SubqueryAlias(own) => window_of(&own.input, &renamed(plan, &own.input, expr)?),
-        LogicalPlan::Filter(own) => window_of(&own.input, expr),
-        LogicalPlan::Sort(own) => window_of(&own.input, expr),
         LogicalPlan::Extension(_) => window_of(&as_dedup(plan)?.input, expr),
         LogicalPlan::Join(own) => {
             let columns = expr.column_refs();
@@ -56,31 +46,11 @@ fn window_of(plan: &LogicalPlan, expr: &Expr) -> Option<WindowStep> {
             let spec = table.options().watermark.as_ref()?;
             step_of(expr, &Column::new(Some(scan.table_name.clone()), spec.column.clone()))
         }
-        _ => None,
-    }
-}
-
-fn renamed(plan: &LogicalPlan, input: &LogicalPlan, expr: &Expr) -> Option<Expr> {
-    replaced(expr, |column| {
-        let index = plan.schema().maybe_index_of_column(column)?;
-        Some(Expr::Column(Column::from(input.schema().qualified_field(index))))
-    })
-}
-
-/// `expr` with other expressions in place of its columns; `None` if one has none.
-fn replaced(expr: &Expr, of: impl Fn(&Column) -> Option<Expr>) -> Option<Expr> {
-    let mut is_whole = true;
-    let replaced: Result<Transformed<Expr>> = expr.clone().transform(|expr| {
-        let Expr::Column(column) = &expr else { return Ok(Transformed::no(expr)) };
-        match of(column) {
-            Some(own) => Ok(Transformed::new(own, true, datafusion::common::tree_node::TreeNodeRecursion::Jump)),
-            None => {
-                is_whole = false;
-                Ok(Transformed::no(expr))
-            }
+        _ => {
+            let (input, expr) = below(plan, expr)?;
+            window_of(input, &expr)
         }
-    });
-    replaced.ok().filter(|_| is_whole).map(|own| own.data)
+    }
 }
 
 /// How long the windows are that `expr` makes of the column `time`.

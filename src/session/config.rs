@@ -18,12 +18,13 @@ type Number = (&'static str, u64, &'static str);
 
 const TOKEN_BYTES_MAX: usize = 256;
 
-const NUMBERS: [Number; 10] = [
+const NUMBERS: [Number; 11] = [
     ("epoch_rows_max", 1, "Most rows one epoch reads from all sources together"),
     ("epoch_bytes_max", 1, "Most bytes of decoded rows one epoch reads"),
     ("epoch_time_max_ms", 0, "Longest time in milliseconds an epoch collects rows"),
     ("poll_interval_ms", 1, "Wait in milliseconds before an idle source is asked again"),
     ("state_bytes_max", 1 << 20, "Most bytes the operators of one pipeline may remember"),
+    ("window_lateness_ms", 0, "Milliseconds of event time that a window waits after its end"),
     ("compact_rows_min", 0, "Rows below which a data file is small; 0 never compacts"),
     ("compact_files_min", 2, "Small or worn files that make a compaction worth its while"),
     ("checkpoint_interval", 1, "Commits between two Delta checkpoints"),
@@ -51,6 +52,7 @@ impl OnefoldOptions {
             "epoch_time_max_ms" => &mut settings.epoch_time_max_ms,
             "poll_interval_ms" => &mut settings.poll_interval_ms,
             "state_bytes_max" => &mut settings.state_bytes_max,
+            "window_lateness_ms" => &mut settings.window_lateness_ms,
             "compact_rows_min" => &mut settings.compact_rows_min,
             "compact_files_min" => &mut settings.compact_files_min,
             "checkpoint_interval" => &mut settings.checkpoint_interval,

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::operator::{DedupMemories, RollupMemories};
 use crate::pipeline::{EpochPlan, EpochPlanner, OperatorPart, PipelineParts, SourcePart};
 use crate::plan::{
-    ExposePositions, OperatorKind, PipelineOperator, PlanError, plan_pipeline, streams,
+    ExposePositions, OperatorKind, PipelineOperator, PlanError, plan_pipeline, refuse_keys, streams,
 };
 use crate::state::{DedupMemory, OperatorMemory, RollupMemory};
 use crate::types::{PipelineId, RollupOptions};
@@ -54,7 +54,13 @@ pub(super) fn pipeline_of(
         state.config_options(),
         |_, _| {},
     )?;
-    let planned = plan_pipeline(&analysed, RollupOptions::default())?;
+    let planned = plan_pipeline(&analysed, RollupOptions {
+        lateness_us: settings.window_lateness_ms.saturating_mul(1_000) as i64,
+        ..RollupOptions::default()
+    })?;
+    if planned.is_rollup() {
+        refuse_target(&table, &name, &analysed)?;
+    }
     let pool = &state.runtime_env().memory_pool;
     let Memories { dedups, rollups, operators } =
         Memories::new(&planned.operators, settings.state_bytes_max, pool);
@@ -93,6 +99,23 @@ pub(super) fn pipeline_of(
         entropy: Arc::clone(&registry.entropy),
     };
     Ok(Some(PipelineHandle::new(parts, &name, &location)))
+}
+
+/// Refuses a target whose rows would not be the groups of `query`.
+fn refuse_target(table: &DeltaTable, name: &str, query: &LogicalPlan) -> Result<(), Error> {
+    if !table.replaces_rows() {
+        let what = format!("GROUP BY into {name}, which does not replace the last row of a key,");
+        let instead = "leave out merge_mode, sequence_by, op_column: each row is a whole group";
+        return Err(refuse(what, instead));
+    }
+    let mut key = Vec::with_capacity(table.primary_key().len());
+    let columns = query.schema().fields();
+    for column in table.primary_key() {
+        if let Some(index) = columns.iter().position(|field| field.name() == column) {
+            key.push((index, column.clone()));
+        }
+    }
+    Ok(refuse_keys(query, &key)?)
 }
 
 /// What the operators of a pipeline remember.

@@ -27,6 +27,10 @@ pub struct Settings {
     /// 1 MiB. When it is reached the pipeline stops with an error; it never forgets silently.
     pub state_bytes_max: u64,
 
+    /// How long in milliseconds of event time after its end a window of a GROUP BY still takes rows.
+    /// Default 0. More keeps groups longer, and updates rows that were there already.
+    pub window_lateness_ms: u64,
+
     /// Name of the next pipeline to be created. Default empty: the unnamed pipeline of its table.
     pub pipeline: String,
 
@@ -65,6 +69,7 @@ impl Default for Settings {
             epoch_time_max_ms: 10_000,
             poll_interval_ms: 500,
             state_bytes_max: 4 << 30,
+            window_lateness_ms: 0,
             pipeline: String::new(),
             idempotency_token: String::new(),
             compact_rows_min: 262_144,

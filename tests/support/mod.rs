@@ -38,8 +38,8 @@ pub(crate) const DELAY_US: i64 = 7;
 pub(crate) const WIDTH_US: u64 = 20;
 pub(crate) const LATENESS_US: i64 = 3;
 
-/// A session over `store` with the table `t` and the pipeline from `source` into it.
-pub(crate) async fn session(
+/// A session over `store` that knows `source` as the unbounded table `events`.
+pub(crate) fn with_events(
     store: &Arc<dyn ObjectStore>,
     source: &MemorySource,
     how: How,
@@ -63,6 +63,16 @@ pub(crate) async fn session(
     };
     let options = SourceTableOptions { watermark: Some(watermark), is_unbounded: true };
     context.register_source("events", Arc::new(source.clone()), options)?;
+    Ok(context)
+}
+
+/// A session over `store` with the table `t` and the pipeline from `source` into it.
+pub(crate) async fn session(
+    store: &Arc<dyn ObjectStore>,
+    source: &MemorySource,
+    how: How,
+) -> Result<SessionContext, Error> {
+    let context = with_events(store, source, how)?;
     context
         .run_sql(&format!(
             "CREATE EXTERNAL TABLE t (n BIGINT NOT NULL, k VARCHAR, at TIMESTAMP, PRIMARY KEY (n))

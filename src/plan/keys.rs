@@ -1,0 +1,219 @@
+//! Whether the primary key of a rollup's target tells its groups apart.
+//!
+//! ```text
+//!   PRIMARY KEY (post, hour)      GROUP BY post, date_bin(..)                 each, bare
+//!   PRIMARY KEY (post, g)         GROUP BY ROLLUP(post): coalesce(post, 0), grouping(post)
+//! ```
+
+use super::PlanError;
+use super::rollup::{sets_of, top_aggregate};
+use super::trace::below;
+use arrow::array::{ArrayRef, UInt64Array};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, TimeUnit};
+use arrow::record_batch::RecordBatch;
+use datafusion::common::{DFSchema, Result, ScalarValue};
+use datafusion::execution::context::ExecutionProps;
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan};
+use datafusion::physical_expr::create_physical_expr;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// What a column of the primary key is made of.
+enum Part {
+    /// This column of the group.
+    Group(usize),
+    /// A column made of `grouping()`.
+    Sets(Expr),
+    /// The same for all groups.
+    Constant,
+}
+
+/// Refuses a rollup into a table in which rows of two groups could have one key, or one group's row
+/// another key from epoch to epoch. `query` has the table's columns in their order.
+///
+/// # Errors
+///
+/// The column of the key, or of GROUP BY, and what to write.
+pub fn refuse_keys(query: &LogicalPlan, primary_key: &[(usize, String)]) -> Result<()> {
+    let Some(aggregate) = top_aggregate(query) else { return Ok(()) };
+    let (groups, sets) = sets_of(aggregate)?;
+    let has_sets = sets.len() > 1 || groups.len() + aggregate.aggr_expr.len() < aggregate.schema.fields().len();
+    let (mut covered, mut by_sets) = (BTreeSet::new(), Vec::new());
+    for (index, name) in primary_key {
+        let refuse = |reason: &str| {
+            let what = format!("GROUP BY into a table whose key column {name} {reason}");
+            PlanError::incremental(&what, "every column of the key is a column of GROUP BY, bare")
+        };
+        let part = part_of(query, *index, (aggregate, &groups), has_sets);
+        match part.map_err(|reason| refuse(&reason))? {
+            Part::Group(group) => {
+                covered.insert(group);
+            }
+            Part::Sets(expr) => by_sets.push(expr),
+            Part::Constant => {}
+        }
+    }
+    if let Some(missing) = (0..groups.len()).find(|group| !covered.contains(group)) {
+        let what = format!(
+            "GROUP BY {} into a table whose primary key does not hold that column",
+            groups[missing]
+        );
+        return Err(PlanError::incremental(&what, "put it into the primary key").into());
+    }
+    if has_sets && !tells_apart(aggregate, &by_sets, &sets.iter().map(|set| set.id).collect::<Vec<_>>())? {
+        let what = "GROUP BY with several grouping sets into a table whose primary key does not tell them apart";
+        let instead = "add a column grouping(...) of the columns that some sets do not have";
+        return Err(PlanError::incremental(what, instead).into());
+    }
+    Ok(())
+}
+
+fn part_of(
+    query: &LogicalPlan,
+    index: usize,
+    (aggregate, groups): (&Aggregate, &[Expr]),
+    has_sets: bool,
+) -> Result<Part, String> {
+    let mut plan = query;
+    let mut expr = Expr::Column(query.schema().qualified_field(index).into());
+    while !matches!(plan, LogicalPlan::Aggregate(_)) {
+        (plan, expr) = below(plan, &expr).ok_or("cannot be followed to a column of GROUP BY")?;
+    }
+    let expr = without_casts(&expr, (aggregate, groups))?;
+    let group = |expr: &Expr| {
+        let Expr::Column(column) = expr else { return None };
+        aggregate.schema.maybe_index_of_column(column).filter(|index| *index < groups.len())
+    };
+    if let Some(group) = group(&expr) {
+        if has_sets {
+            return Err("is NULL in coarser groups: write coalesce(column, literal)".to_owned());
+        }
+        return Ok(Part::Group(group));
+    }
+    match &expr {
+        Expr::Literal(..) => Ok(Part::Constant),
+        Expr::ScalarFunction(call) if call.func.name() == "coalesce" => {
+            match call.args.as_slice() {
+                [own, other] if is_literal(other) => {
+                    let own = without_casts(own, (aggregate, groups))?;
+                    match group(&own) {
+                        Some(group) if has_sets => Ok(Part::Group(group)),
+                        Some(_) => Err("mixes NULL with another value: GROUP BY the coalesce".to_owned()),
+                        None => Err("is no column of GROUP BY".to_owned()),
+                    }
+                }
+                _ => Err("is not coalesce(column, literal)".to_owned()),
+            }
+        }
+        _ if is_of_sets(&expr) => Ok(Part::Sets(expr)),
+        _ => Err("is no column of GROUP BY".to_owned()),
+    }
+}
+
+fn is_literal(expr: &Expr) -> bool {
+    match expr {
+        Expr::Cast(own) => is_literal(&own.expr),
+        other => matches!(other, Expr::Literal(value, _) if !value.is_null()),
+    }
+}
+
+/// Whether `expr` is made of the column that tells sets apart, and of nothing else.
+fn is_of_sets(expr: &Expr) -> bool {
+    let columns = expr.column_refs();
+    columns.len() == 1 && columns.iter().all(|own| own.name == Aggregate::INTERNAL_GROUPING_ID)
+}
+
+/// `expr` without casts that give different values for different ones.
+fn without_casts(expr: &Expr, known: (&Aggregate, &[Expr])) -> Result<Expr, String> {
+    match expr {
+        Expr::Alias(own) => without_casts(&own.expr, known),
+        Expr::Cast(own) if !is_of_sets(expr) && !is_literal(expr) => {
+            let from = own.expr.get_type(known.0.schema.as_ref()).map_err(|error| error.to_string())?;
+            let to = own.field.data_type();
+            if !is_one_to_one(&from, to) && !is_whole_time(&own.expr, to, known) {
+                return Err(format!("is cast from {from} to {to}, which can make two groups one"));
+            }
+            without_casts(&own.expr, known)
+        }
+        other => Ok(other.clone()),
+    }
+}
+
+fn is_one_to_one(from: &DataType, to: &DataType) -> bool {
+    let is_text = |own: &DataType| {
+        matches!(own, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+    };
+    match (from, to) {
+        (from, to) if from == to => true,
+        (from, to) if is_text(from) && is_text(to) => true,
+        (DataType::Dictionary(_, from), to) => is_one_to_one(from, to),
+        // A value that does not fit is an error.
+        (from, to) if from.is_integer() && to.is_integer() => true,
+        (DataType::Date32, DataType::Timestamp(..)) => true,
+        (DataType::Timestamp(from, _), DataType::Timestamp(to, _)) => unit(*from) <= unit(*to),
+        _ => false,
+    }
+}
+
+const fn unit(unit: TimeUnit) -> u8 {
+    match unit {
+        TimeUnit::Second => 0,
+        TimeUnit::Millisecond => 1,
+        TimeUnit::Microsecond => 2,
+        TimeUnit::Nanosecond => 3,
+    }
+}
+
+/// Whether `expr` is the start of a bin, which loses nothing as microseconds.
+fn is_whole_time(expr: &Expr, to: &DataType, (aggregate, groups): (&Aggregate, &[Expr])) -> bool {
+    let mut expr = expr;
+    let column = loop {
+        expr = match expr {
+            Expr::Column(column) => break column,
+            Expr::Cast(own) => &own.expr,
+            Expr::ScalarFunction(call) if call.func.name() == "coalesce" => &call.args[0],
+            _ => return false,
+        };
+    };
+    let index = aggregate.schema.maybe_index_of_column(column);
+    let Some(group) = index.and_then(|index| groups.get(index)) else { return false };
+    is_bin(&aggregate.input, group)
+        && matches!(to, DataType::Timestamp(TimeUnit::Microsecond, _))
+}
+
+/// Whether `expr` is the start of a bin, here or where its column comes from.
+fn is_bin(plan: &LogicalPlan, expr: &Expr) -> bool {
+    match expr {
+        Expr::Alias(own) => is_bin(plan, &own.expr),
+        Expr::Cast(own) => is_bin(plan, &own.expr),
+        Expr::ScalarFunction(call) => ["date_bin", "date_trunc"].contains(&call.func.name()),
+        _ => below(plan, expr).is_some_and(|(input, expr)| is_bin(input, &expr)),
+    }
+}
+
+/// Whether the values of `exprs` differ between any two of the sets with these numbers.
+fn tells_apart(aggregate: &Aggregate, exprs: &[Expr], ids: &[u64]) -> Result<bool> {
+    let column = Aggregate::INTERNAL_GROUPING_ID;
+    let Ok(field) = aggregate.schema.field_with_unqualified_name(column) else { return Ok(true) };
+    let ids: ArrayRef = cast(&UInt64Array::from(ids.to_vec()), field.data_type())?;
+    let rows = RecordBatch::try_from_iter([(column, Arc::clone(&ids))])?;
+    let known = vec![Field::new(column, field.data_type().clone(), false)];
+    let schema = DFSchema::from_unqualified_fields(known.into(), Default::default())?;
+    let mut seen: BTreeSet<Vec<String>> = BTreeSet::new();
+    let mut columns = Vec::with_capacity(exprs.len());
+    let nothing = PhysicalPlanningContext::default();
+    for expr in exprs {
+        let expr = create_physical_expr(expr, &schema, &ExecutionProps::new(), &nothing)?;
+        columns.push(expr.evaluate(&rows)?.into_array(rows.num_rows())?);
+    }
+    for row in 0..rows.num_rows() {
+        let values = columns.iter().map(|own| ScalarValue::try_from_array(own, row));
+        let values = values.collect::<Result<Vec<_>>>()?;
+        if !seen.insert(values.iter().map(ToString::to_string).collect()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
