@@ -109,7 +109,8 @@ async fn epochs() -> Result<f64, Box<dyn StdError>> {
         let rows = batch(&keys, number as i64);
         let start = Instant::now();
         let staged = table.stage(EpochRows { partitions: vec![vec![rows]] }).await?;
-        let manifest = ManifestRef { epoch, path: String::new(), sha256: String::new() };
+        let manifest =
+            ManifestRef { epoch, path: String::new(), sha256: String::new(), owns_rows: false };
         let pipeline = pipeline.clone();
         let proposal = Proposal { pipeline, incarnation, epoch, manifest, staged };
         let outcome = table.commit(proposal).await?;

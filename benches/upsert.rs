@@ -113,7 +113,8 @@ async fn commit(
     rows: RecordBatch,
 ) -> Result<Duration, Box<dyn StdError>> {
     let staged = table.stage(EpochRows { partitions: vec![vec![rows]] }).await?;
-    let manifest = ManifestRef { epoch, path: String::new(), sha256: String::new() };
+    let manifest =
+        ManifestRef { epoch, path: String::new(), sha256: String::new(), owns_rows: false };
     let pipeline = pipeline.clone();
     let start = Instant::now();
     let outcome = table.commit(Proposal { pipeline, incarnation, epoch, manifest, staged }).await?;

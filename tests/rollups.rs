@@ -183,3 +183,154 @@ async fn shown(context: &SessionContext, sql: &str) -> PlanResult<Vec<String>> {
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_of_groups_has_one_writer() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let source = source(1);
+    let context = opened(&store, &source, How::default()).await.unwrap();
+    source.push("p0", &batch(&[(Some(1), Some(5), 0)])).unwrap();
+    run(&context).await;
+    let refused = async |script: &str, expected: &str| {
+        let error = match context.run_sql(script).await {
+            Ok(frames) => {
+                for frame in frames {
+                    if let Err(error) = frame.collect().await {
+                        assert!(error.to_string().contains(expected), "{script}: {error}");
+                        return;
+                    }
+                }
+                let error =
+                    context.pipeline("other").map(|own| async move { own.run_until_idle().await });
+                error.expect("a pipeline").await.expect_err(script).to_string()
+            }
+            Err(error) => error.to_string(),
+        };
+        assert!(error.contains(expected), "{script}: {error}");
+    };
+    refused(
+        "SET onefold.pipeline = 'other';
+         INSERT INTO g0 (k, w) SELECT coalesce(k, 'x'), date_bin(INTERVAL '1 minute', at)
+         FROM events GROUP BY coalesce(k, 'x'), date_bin(INTERVAL '1 minute', at);",
+        "its rows are groups of one pipeline",
+    )
+    .await;
+    context
+        .run_sql(
+            "SET onefold.pipeline = '';
+             CREATE EXTERNAL TABLE full (k VARCHAR NOT NULL, c BIGINT, PRIMARY KEY (k))
+             STORED AS DELTA LOCATION 'memory:///full'",
+        )
+        .await
+        .unwrap();
+    for frame in context.run_sql("INSERT INTO full VALUES ('a', 1)").await.unwrap() {
+        frame.collect().await.unwrap();
+    }
+    context
+        .run_sql("INSERT INTO full SELECT coalesce(k, 'x') AS k, count(*) FROM events GROUP BY coalesce(k, 'x')")
+        .await
+        .unwrap();
+    let error = context.pipeline("full").unwrap().run_until_idle().await.unwrap_err();
+    assert!(error.to_string().contains("it has 1 rows"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_does_not_tell_groups_apart_is_refused() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let context = with_events(&store, &source(1), How::default()).unwrap();
+    for (columns, key, select, expected) in [
+        (
+            "k VARCHAR NOT NULL, c BIGINT",
+            "k",
+            "max(k), count(*) FROM events GROUP BY n",
+            "key column k is no column of GROUP BY",
+        ),
+        (
+            "k VARCHAR NOT NULL, c BIGINT",
+            "k",
+            "k, count(*) FROM events GROUP BY k, n",
+            "does not hold that column",
+        ),
+        (
+            "k BIGINT NOT NULL, c BIGINT",
+            "k",
+            "n % 2, count(*) FROM events GROUP BY n",
+            "key column k is no column of GROUP BY",
+        ),
+        (
+            "k VARCHAR NOT NULL, c BIGINT",
+            "k",
+            "coalesce(k, 'x'), count(*) FROM events GROUP BY k",
+            "GROUP BY the coalesce",
+        ),
+        (
+            "k VARCHAR NOT NULL, c BIGINT",
+            "k",
+            "k, count(*) FROM events GROUP BY ROLLUP(k)",
+            "write coalesce",
+        ),
+        (
+            "k VARCHAR NOT NULL, c BIGINT",
+            "k",
+            "coalesce(k, 'all'), count(*) FROM events GROUP BY ROLLUP(k)",
+            "does not tell them apart",
+        ),
+        (
+            "k INT NOT NULL, c BIGINT",
+            "k",
+            "CAST(CAST(n AS DOUBLE) / 3 AS INT), count(*) FROM events GROUP BY CAST(n AS DOUBLE) / 3",
+            "can make two groups one",
+        ),
+        (
+            "k VARCHAR NOT NULL, c BIGINT",
+            "k",
+            "k, count(DISTINCT n) FROM events GROUP BY k",
+            "keeps every value of a group",
+        ),
+        (
+            "k VARCHAR NOT NULL, c BIGINT",
+            "k",
+            "k, median(n) FROM events GROUP BY k",
+            "keeps every value of a group",
+        ),
+        (
+            "k VARCHAR NOT NULL, c BIGINT",
+            "k",
+            "k, sum(c) FROM (SELECT k, n, count(*) AS c FROM events GROUP BY k, n) GROUP BY k",
+            "into a table of its own",
+        ),
+    ] {
+        let script = format!(
+            "CREATE EXTERNAL TABLE t ({columns}, PRIMARY KEY ({key}))
+             STORED AS DELTA LOCATION 'memory:///t{}';
+             INSERT INTO t SELECT {select}",
+            expected.len()
+        );
+        let error = context.run_sql(&script).await.unwrap_err().to_string();
+        assert!(error.contains(expected), "{select}: {error}");
+        context.run_sql("DROP TABLE t").await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sum_that_leaves_its_type_is_an_error_and_one_that_comes_back_is_exact() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let source = source(1);
+    let context = with_events(&store, &source, How::default()).unwrap();
+    let script = "CREATE EXTERNAL TABLE t (k VARCHAR NOT NULL, s BIGINT, PRIMARY KEY (k))
+        STORED AS DELTA LOCATION 'memory:///t';
+        INSERT INTO t SELECT coalesce(k, 'x') AS k, sum(n) FROM events GROUP BY coalesce(k, 'x')";
+    context.run_sql(script).await.unwrap();
+    let push = |numbers: &[i64]| {
+        let rows: Vec<Row> = numbers.iter().map(|number| (Some(1), Some(5), *number)).collect();
+        source.push("p0", &batch(&rows)).unwrap();
+    };
+    push(&[i64::MAX, i64::MAX, i64::MIN, i64::MIN, 7]);
+    let pipeline = context.pipeline("t").unwrap();
+    pipeline.run_until_idle().await.unwrap();
+    assert_eq!(shown(&context, "SELECT s FROM t").await.unwrap(), ["5"]);
+    push(&[i64::MAX]);
+    let error = pipeline.run_until_idle().await.unwrap_err().to_string();
+    assert!(error.contains("does not fit into Int64"), "{error}");
+    assert_eq!(shown(&context, "SELECT s FROM t").await.unwrap(), ["5"]);
+}

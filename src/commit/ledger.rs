@@ -102,6 +102,9 @@ pub struct ManifestRef {
     pub path: String,
     /// SHA-256 of its bytes, lower-case hexadecimal.
     pub sha256: String,
+    /// Whether the table's rows are the groups of the pipeline: then nobody else writes them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub owns_rows: bool,
 }
 
 /// The output rows of one epoch.

@@ -19,6 +19,8 @@ pub(super) struct Actions {
     pub(super) txn_id: Option<String>,
     /// Whether the schema, a property or the protocol changed.
     pub(super) changes_table: bool,
+    /// Whether rows came, changed or went, and not only files.
+    pub(super) changes_rows: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -44,11 +46,16 @@ pub(super) struct Add {
     #[serde(default)]
     pub(super) partition_values: Values,
     pub(super) deletion_vector: Option<Descriptor>,
+    #[serde(default)]
+    pub(super) data_change: bool,
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Remove {
     pub(super) path: String,
+    #[serde(default)]
+    data_change: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -88,6 +95,8 @@ impl Actions {
             let line: Line = serde_json::from_slice(line).map_err(|error| DeltaError::Damaged {
                 reason: format!("version {version} cannot be read: {error}"),
             })?;
+            actions.changes_rows |= line.add.as_ref().is_some_and(|own| own.data_change)
+                || line.remove.as_ref().is_some_and(|own| own.data_change);
             actions.adds.extend(line.add);
             actions.removes.extend(line.remove);
             actions.txns.extend(line.txn);

@@ -14,7 +14,7 @@ use super::compact::Pace;
 use super::data::write_files;
 use super::files::LiveFile;
 use super::index::{KeyIndex, Undo, Upserted};
-use super::ledger::RACES_MAX;
+use super::ledger::{GROUPS, RACES_MAX};
 use super::log::{Answer, Change};
 use super::memory::{Added, NextState, STATE_DOMAIN};
 use super::resolve::{Current, Resolved};
@@ -121,7 +121,7 @@ impl DeltaTable {
                 self.maintain(&mut writer, Pace::Now).await;
                 return Ok(written);
             }
-            self.after_lost_race(&mut writer).await?;
+            self.after_lost_race(&mut writer, false).await?;
         }
         Err(busy().into())
     }
@@ -432,7 +432,11 @@ impl DeltaTable {
     }
 
     /// Brings the writer to the head, and refuses what cannot be retried safely.
-    pub(super) async fn after_lost_race(&self, writer: &mut Writer) -> Result<(), DeltaError> {
+    pub(super) async fn after_lost_race(
+        &self,
+        writer: &mut Writer,
+        owns_rows: bool,
+    ) -> Result<(), DeltaError> {
         let base = writer.snapshot.version();
         self.catch_up(writer).await?;
         for version in base + 1..=writer.snapshot.version() {
@@ -445,6 +449,7 @@ impl DeltaTable {
                 Some(actions) if actions.changes_table => {
                     "it changed the schema, a property or the protocol"
                 }
+                Some(actions) if owns_rows && actions.changes_rows => GROUPS,
                 Some(_) => continue,
             };
             return Err(CommitError::Conflict { version, reason: reason.to_owned() }.into());

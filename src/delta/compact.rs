@@ -100,7 +100,7 @@ impl DeltaTable {
                     removed += count;
                     added += files;
                 }
-                None => self.after_lost_race(&mut writer).await?,
+                None => self.after_lost_race(&mut writer, false).await?,
             }
         }
     }

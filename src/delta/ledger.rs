@@ -8,6 +8,8 @@
 //!   D      lost to a change of schema or protocol,
 //!          or to a restore                         error: Conflict
 //!   E      txn(P) is another                       error: Gap
+//!   F      the rows are the groups of one pipeline,
+//!          and another writes, or they were changed  error: Refused, Conflict
 //! ```
 
 use super::apply::{StagedRows, Vectors, Written, busy};
@@ -28,6 +30,8 @@ use std::sync::Arc;
 
 /// Begins the domains of pipelines.
 pub(super) const DOMAIN: &str = "onefold.";
+/// Why nobody else may change rows that are groups.
+pub(super) const GROUPS: &str = "it changed rows that are the groups of a pipeline, which cannot know: restore the version before";
 /// Lost races in a row before giving up.
 pub(super) const RACES_MAX: u32 = 1_000;
 /// Commits looked through for a restore since the pipeline's last epoch.
@@ -85,6 +89,7 @@ impl Ledger for DeltaTable {
             if let Some(by) = self.owner_above(&writer, &claim).await? {
                 return Ok(Outcome::Fenced { by }); // A
             }
+            self.refuse_other_rows(&writer, &pipeline, &manifest).await?; // F
             let txns = vec![
                 (pipeline.to_string(), epoch.0 as i64),
                 (format!("{pipeline}/incarnation"), incarnation.0 as i64),
@@ -97,7 +102,7 @@ impl Ledger for DeltaTable {
                 self.maintain(&mut writer, Pace::Beside).await;
                 return Ok(Outcome::Committed { version, changed }); // B
             }
-            self.after_lost_race(&mut writer).await?; // C, D
+            self.after_lost_race(&mut writer, manifest.owns_rows).await?; // C, D, F
         }
         Err(busy())
     }
@@ -194,6 +199,35 @@ impl DeltaTable {
         Ok(None)
     }
 
+    /// Refuses a second source of rows where the rows are the groups of one pipeline.
+    async fn refuse_other_rows(
+        &self,
+        writer: &Writer,
+        pipeline: &PipelineId,
+        manifest: &ManifestRef,
+    ) -> Result<(), CommitError> {
+        let refuse = |reason: String| {
+            let table = self.name();
+            Err(CommitError::Refused { reason: format!("table {table}: {reason}") })
+        };
+        for (other, named) in self.named(&writer.snapshot).await? {
+            if other != *pipeline && (manifest.owns_rows || named.owns_rows) {
+                return refuse(format!(
+                    "its rows are groups of one pipeline, so {pipeline} cannot write there beside \
+                     {other}: write into a table of its own"
+                ));
+            }
+        }
+        let rows: u64 = writer.files.iter().map(|file| file.live_rows()).sum();
+        if manifest.owns_rows && manifest.epoch == Epoch::default().next() && rows > 0 {
+            return refuse(format!(
+                "it has {rows} rows, and pipeline {pipeline} would not know which of its groups \
+                 they are: write into an empty table"
+            ));
+        }
+        Ok(())
+    }
+
     /// The pipeline's manifest, by its domain or, where another tool dropped that, by its txns.
     async fn manifest_of(
         &self,
@@ -227,7 +261,9 @@ impl DeltaTable {
             Some((object.location.to_string(), sha256.to_owned()))
         });
         match (names.next(), names.next()) {
-            (Some((path, sha256)), None) => Ok(Some(ManifestRef { epoch, path, sha256 })),
+            (Some((path, sha256)), None) => {
+                Ok(Some(ManifestRef { epoch, path, sha256, owns_rows: false }))
+            }
             (None, _) => Err(damaged(format!("the manifest of epoch {epoch} is not in {folder}"))),
             (Some(_), Some(_)) => {
                 Err(damaged(format!("{folder} holds several manifests of epoch {epoch}")))
@@ -251,6 +287,12 @@ impl DeltaTable {
             let Some(actions) = self.log.actions(version).await? else { return Ok(()) };
             if actions.txn(&pipeline.to_string()).is_some() {
                 return Ok(());
+            }
+            let owns = |own: &ManifestRef| own.owns_rows;
+            if actions.changes_rows
+                && self.manifest_of(writer, pipeline).await?.as_ref().is_some_and(owns)
+            {
+                return Err(CommitError::Conflict { version, reason: GROUPS.to_owned() });
             }
             if actions.operation.as_deref() == Some("RESTORE") {
                 let reason = format!(

@@ -570,6 +570,7 @@ fn adds_of(batch: &RecordBatch, selected: &[bool], adds: &mut Vec<Add>) -> Resul
         }
         let has_vector = vector.is_valid(row) && storage.is_valid(row);
         adds.push(Add {
+            data_change: false, // long ago
             path: path.value(row).to_owned(),
             size: size.value(row),
             modification_time: modified.value(row),

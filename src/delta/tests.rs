@@ -459,7 +459,12 @@ impl Run {
             rows.chunks(7).enumerate().map(|(at, rows)| vec![batch(at as u64 * 7, rows)]);
         let staged = self.table.stage(EpochRows { partitions: partitions.collect() }).await?;
         let epoch = Epoch(self.epoch + 1);
-        let named = ManifestRef { epoch, path: format!("m{epoch}"), sha256: String::new() };
+        let named = ManifestRef {
+            epoch,
+            path: format!("m{epoch}"),
+            sha256: String::new(),
+            owns_rows: false,
+        };
         let (pipeline, incarnation) = (self.pipeline.clone(), self.incarnation);
         let outcome = self
             .table

@@ -32,6 +32,7 @@ pub(super) async fn read_manifest(
 pub(super) async fn write_manifest(
     store: &dyn ObjectStore,
     manifest: &Manifest,
+    owns_rows: bool,
 ) -> Result<ManifestRef, PipelineError> {
     let Manifest { pipeline, incarnation, epoch, .. } = manifest;
     let bytes = serde_json::to_vec(manifest).map_err(|error| PipelineError::Damaged {
@@ -41,7 +42,7 @@ pub(super) async fn write_manifest(
     let sha256 = sha256_of(&bytes);
     let path = format!("_onefold/{pipeline}/{incarnation}/{epoch}-{sha256}.json");
     write(store, &path, bytes.into()).await?;
-    Ok(ManifestRef { epoch: *epoch, path, sha256 })
+    Ok(ManifestRef { epoch: *epoch, path, sha256, owns_rows })
 }
 
 /// Reads a state file.

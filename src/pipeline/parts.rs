@@ -24,6 +24,8 @@ pub struct PipelineParts {
     pub sources: Vec<SourcePart>,
     /// What it remembers.
     pub operators: Vec<OperatorPart>,
+    /// Whether the table's rows are its groups, so that nobody else may write them.
+    pub owns_rows: bool,
     /// What it computes, as text; another text is another pipeline.
     pub fingerprint: String,
     /// Its limits.

@@ -69,7 +69,7 @@ pub(super) async fn publish(
         rows_emitted: computed.rows_emitted,
     };
     let store = parts.ledger.store();
-    let named = write_manifest(store.as_ref(), &manifest).await?;
+    let named = write_manifest(store.as_ref(), &manifest, parts.owns_rows).await?;
     let outcome = parts.ledger.commit(Proposal {
         pipeline: parts.id.clone(),
         incarnation: published.incarnation,

@@ -26,6 +26,7 @@ pub async fn restore(
     let store = ledger.store();
     let mut pipelines = Vec::with_capacity(heads.len());
     for PipelineHead { pipeline, incarnation, manifest: head } in heads {
+        let owns_rows = head.owns_rows;
         let old = match then.get(&pipeline) {
             Some(named) => read_manifest(store.as_ref(), named).await?,
             None => begun(read_manifest(store.as_ref(), &head).await?),
@@ -40,7 +41,7 @@ pub async fn restore(
             rows_emitted: 0,
             ..old
         };
-        let manifest = write_manifest(store.as_ref(), &manifest).await?;
+        let manifest = write_manifest(store.as_ref(), &manifest, owns_rows).await?;
         pipelines.push(PipelineHead { pipeline, incarnation, manifest });
     }
     Ok(ledger.restore(Restoration { version, pipelines }).await?)

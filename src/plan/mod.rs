@@ -18,23 +18,25 @@
 
 mod error;
 mod expressions;
-mod keys;
 mod node;
 mod pipeline;
 mod planner;
 mod positions;
 mod relation;
 mod rollup;
+mod target;
 mod trace;
 mod volatile;
 mod windows;
 
 pub use error::PlanError;
-pub use keys::refuse_keys;
 pub use node::DedupNode;
-pub use pipeline::{OperatorKind, PipelineOperator, PipelinePlan, PipelineSource, plan_pipeline, streams};
+pub use pipeline::{
+    OperatorKind, PipelineOperator, PipelinePlan, PipelineSource, plan_pipeline, streams,
+};
 pub use planner::{DedupExtensionPlanner, OnefoldQueryPlanner};
 pub use positions::ExposePositions;
 pub use relation::DedupRelationPlanner;
 pub use rollup::RollupNode;
+pub use target::refuse_keys;
 pub use volatile::KeepVolatileAboveDedup;

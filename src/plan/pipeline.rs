@@ -151,7 +151,9 @@ fn name_operators(query: LogicalPlan) -> Result<(LogicalPlan, Vec<PipelineOperat
             let name = "rollup-0".to_owned();
             let node = RollupNode { operator: name.clone(), options, ..node.clone() };
             operators.push(PipelineOperator { name, kind: OperatorKind::Rollup(options) });
-            return Ok(Transformed::yes(LogicalPlan::Extension(Extension { node: Arc::new(node) })));
+            return Ok(Transformed::yes(LogicalPlan::Extension(Extension {
+                node: Arc::new(node),
+            })));
         }
         let Some(node) = as_dedup(&plan).filter(|node| node.hidden.is_some()) else {
             return Ok(Transformed::no(plan));

@@ -13,14 +13,14 @@ use super::windows::windows_of;
 use crate::operator::{GroupingSet, WindowColumn, exact_sum, has_exact_sum};
 use crate::types::{DELETE_COLUMN, RollupOptions, hidden_fields};
 use arrow::datatypes::Field;
-use datafusion::common::{Column, DFSchema, DFSchemaRef, Result};
-use datafusion::logical_expr::utils::{enumerate_grouping_sets, grouping_set_to_exprlist};
-use datafusion::logical_expr::expr::AggregateFunction;
-use datafusion::logical_expr::{
-    Aggregate, Expr, ExprSchemable, Extension, GroupingSet as Sets, LogicalPlan, LogicalPlanBuilder,
-    SubqueryAlias, UserDefinedLogicalNodeCore,
-};
 use datafusion::common::TableReference;
+use datafusion::common::{Column, DFSchema, DFSchemaRef, Result};
+use datafusion::logical_expr::expr::AggregateFunction;
+use datafusion::logical_expr::utils::{enumerate_grouping_sets, grouping_set_to_exprlist};
+use datafusion::logical_expr::{
+    Aggregate, Expr, ExprSchemable, Extension, GroupingSet as Sets, LogicalPlan,
+    LogicalPlanBuilder, SubqueryAlias, UserDefinedLogicalNodeCore,
+};
 use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
@@ -253,7 +253,9 @@ pub(super) fn sets_of(aggregate: &Aggregate) -> Result<(Vec<Expr>, Vec<GroupingS
                 own.iter().enumerate().filter(is_in).map(|(_, own)| own.clone()).collect()
             })
             .collect(),
-        _ => return Err(PlanError::incremental("these grouping sets", "write GROUPING SETS").into()),
+        _ => {
+            return Err(PlanError::incremental("these grouping sets", "write GROUPING SETS").into());
+        }
     };
     let mut sets: Vec<GroupingSet> = Vec::with_capacity(lists.len());
     for list in lists {
@@ -310,4 +312,3 @@ fn refuse_unbounded(aggregate: &Expr) -> Result<()> {
         _ => Ok(()),
     }
 }
-

@@ -57,14 +57,18 @@ fn window_of(plan: &LogicalPlan, expr: &Expr) -> Option<WindowStep> {
 fn step_of(expr: &Expr, time: &Column) -> Option<WindowStep> {
     match expr {
         Expr::Alias(own) => step_of(&own.expr, time),
-        Expr::Cast(own) if own.field.data_type() == &DataType::Date32 && is_time(&own.expr, time) => {
+        Expr::Cast(own)
+            if own.field.data_type() == &DataType::Date32 && is_time(&own.expr, time) =>
+        {
             Some(WindowStep::Micros(DAY_US))
         }
         Expr::Cast(own) if matches!(own.field.data_type(), DataType::Timestamp(..)) => {
             step_of(&own.expr, time)
         }
         Expr::ScalarFunction(call) => match (call.func.name(), call.args.as_slice()) {
-            ("date_bin", [Expr::Literal(width, _), own, ..]) if is_time(own, time) => width_of(width),
+            ("date_bin", [Expr::Literal(width, _), own, ..]) if is_time(own, time) => {
+                width_of(width)
+            }
             ("date_trunc", [Expr::Literal(unit, _), own]) if is_time(own, time) => {
                 unit_of(unit, own)
             }
@@ -92,7 +96,9 @@ fn width_of(width: &ScalarValue) -> Option<WindowStep> {
             let IntervalMonthDayNano { months, days, nanoseconds } = *own;
             (months, days, nanoseconds)
         }
-        ScalarValue::IntervalDayTime(Some(own)) => (0, own.days, i64::from(own.milliseconds) * 1_000_000),
+        ScalarValue::IntervalDayTime(Some(own)) => {
+            (0, own.days, i64::from(own.milliseconds) * 1_000_000)
+        }
         ScalarValue::IntervalYearMonth(Some(months)) => (*months, 0, 0),
         _ => return None,
     };

@@ -54,11 +54,15 @@ pub(super) fn pipeline_of(
         state.config_options(),
         |_, _| {},
     )?;
-    let planned = plan_pipeline(&analysed, RollupOptions {
-        lateness_us: settings.window_lateness_ms.saturating_mul(1_000) as i64,
-        ..RollupOptions::default()
-    })?;
-    if planned.is_rollup() {
+    let planned = plan_pipeline(
+        &analysed,
+        RollupOptions {
+            lateness_us: settings.window_lateness_ms.saturating_mul(1_000) as i64,
+            ..RollupOptions::default()
+        },
+    )?;
+    let owns_rows = planned.is_rollup();
+    if owns_rows {
         refuse_target(&table, &name, &analysed)?;
     }
     let pool = &state.runtime_env().memory_pool;
@@ -93,6 +97,7 @@ pub(super) fn pipeline_of(
         planner: Arc::new(epochs),
         sources: sources.collect(),
         operators,
+        owns_rows,
         fingerprint: planned.fingerprint,
         settings,
         clock: Arc::clone(&registry.clock),

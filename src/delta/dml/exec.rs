@@ -179,7 +179,7 @@ impl Statement {
                 let is_whole = verb == Verb::Truncate;
                 return Ok(Run::Done(if is_whole { changed.rows_deleted } else { count }));
             }
-            table.after_lost_race(&mut writer).await?;
+            table.after_lost_race(&mut writer, false).await?;
             if !read.files.is_same(&writer.files) {
                 return Ok(Run::Overtaken(writer.snapshot.version()));
             }

@@ -2,8 +2,8 @@
 //! decided at all.
 
 use super::DedupError;
-use crate::operator::time::{is_time, to_micros};
 use crate::key::KeyHasher;
+use crate::operator::time::{is_time, to_micros};
 use crate::types::{DedupOptions, EventTime, LatePolicy, NullKeys, Watermark};
 use arrow::array::cast::AsArray;
 use arrow::array::types::{Int64Type, UInt64Type};

@@ -12,9 +12,7 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::Column;
-use datafusion::physical_expr::{
-    Distribution, EquivalenceProperties, Partitioning, PhysicalExpr,
-};
+use datafusion::physical_expr::{Distribution, EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{CardinalityEffect, EmissionType};
 use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -78,9 +76,9 @@ impl ExecutionPlan for GlobalRollupExec {
     fn input_distribution_requirements(&self) -> InputDistributionRequirements {
         let last = self.shape.partial.fields().len() - 1;
         let shard = Column::new(self.shape.partial.field(last).name(), last);
-        InputDistributionRequirements::new(vec![Distribution::KeyPartitioned(vec![
-            Arc::new(shard),
-        ])])
+        InputDistributionRequirements::new(vec![Distribution::KeyPartitioned(vec![Arc::new(
+            shard,
+        )])])
     }
 
     fn benefits_from_input_partitioning(&self) -> Vec<bool> {
@@ -148,7 +146,6 @@ impl ExecutionPlan for GlobalRollupExec {
         Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.shape.output), rows)))
     }
 }
-
 
 impl RollupShape {
     /// Merges what came to one partition.

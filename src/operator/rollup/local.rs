@@ -17,7 +17,9 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{CardinalityEffect, EmissionType};
-use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
+use datafusion::physical_plan::metrics::{
+    Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet,
+};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties,
@@ -174,7 +176,8 @@ impl Local {
     fn new(shape: Arc<RollupShape>, steps: Arc<[Step]>, context: &TaskContext) -> Result<Self> {
         let roots = steps.iter().filter(|(_, from)| from.is_none());
         let folds = roots.map(|_| Fold::new(&shape)).collect::<Result<Vec<_>>>()?;
-        let reservation = MemoryConsumer::new("onefold local rollup").register(context.memory_pool());
+        let reservation =
+            MemoryConsumer::new("onefold local rollup").register(context.memory_pool());
         Ok(Self {
             passed: vec![Vec::new(); folds.len()],
             shape,
@@ -197,7 +200,8 @@ impl Local {
                 rows_in.add(batch.num_rows());
                 self.fold(&batch)?;
                 let passed = self.passed.iter().flatten().map(RecordBatch::get_array_memory_size);
-                let held = self.folds.iter().map(Fold::bytes).sum::<usize>() + passed.sum::<usize>();
+                let held =
+                    self.folds.iter().map(Fold::bytes).sum::<usize>() + passed.sum::<usize>();
                 self.reservation.try_resize(held)?;
             }
         }
@@ -247,8 +251,7 @@ impl Local {
             let ends = end_or_open(&shape.ends(set, &groups, rows)?);
             let mut hashes = Vec::with_capacity(rows);
             shape.hasher.hash(&groups, &mut hashes)?;
-            let own =
-                Rows { hashes: &hashes, ends: &ends, groups: &groups, arguments: &arguments };
+            let own = Rows { hashes: &hashes, ends: &ends, groups: &groups, arguments: &arguments };
             passed.extend(fold.fold(&own)?);
         }
         Ok(())
@@ -289,7 +292,8 @@ impl Local {
         match (end, watermark) {
             (None, _) => true,
             (Some(end), Some(watermark)) => {
-                let closes = end.saturating_add(options.lateness_us).saturating_add(options.delay_us);
+                let closes =
+                    end.saturating_add(options.lateness_us).saturating_add(options.delay_us);
                 closes <= watermark
             }
             (Some(_), None) => false,
@@ -300,4 +304,3 @@ impl Local {
 fn evaluated(expressions: &[Arc<dyn PhysicalExpr>], batch: &RecordBatch) -> Result<Vec<ArrayRef>> {
     expressions.iter().map(|own| own.evaluate(batch)?.into_array(batch.num_rows())).collect()
 }
-

@@ -102,8 +102,10 @@ pub fn plan_epoch_rollup(
     }
     let aggregates = Aggregates::try_new(functions)?;
     let columns = expressions.groups.len() + usize::from(expressions.set_type.is_some());
-    let groups: Vec<Field> =
-        output.fields()[..columns].iter().map(|own| own.as_ref().clone().with_nullable(true)).collect();
+    let groups: Vec<Field> = output.fields()[..columns]
+        .iter()
+        .map(|own| own.as_ref().clone().with_nullable(true))
+        .collect();
     let types: Vec<DataType> = groups.iter().map(|own| own.data_type().clone()).collect();
     let hasher = KeyHasher::try_new(memory.hash_key(), &types)?;
     let fixed = [
@@ -132,11 +134,7 @@ impl RollupShape {
         rows: usize,
     ) -> Result<Vec<ArrayRef>> {
         let columns = groups.iter().zip(&set.present).map(|(column, is_present)| {
-            if *is_present {
-                Arc::clone(column)
-            } else {
-                new_null_array(column.data_type(), rows)
-            }
+            if *is_present { Arc::clone(column) } else { new_null_array(column.data_type(), rows) }
         });
         let mut columns: Vec<ArrayRef> = columns.collect();
         if let Some(data_type) = &self.expressions.set_type {
@@ -184,8 +182,7 @@ impl RollupShape {
 
     /// The names of the group's columns and of the aggregates, for EXPLAIN.
     pub(super) fn names(&self) -> (String, String) {
-        let groups: Vec<String> =
-            self.expressions.groups.iter().map(ToString::to_string).collect();
+        let groups: Vec<String> = self.expressions.groups.iter().map(ToString::to_string).collect();
         let aggregates: Vec<&str> = self.aggregates.functions().map(|own| own.name()).collect();
         (groups.join(", "), aggregates.join(", "))
     }

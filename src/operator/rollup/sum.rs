@@ -30,7 +30,9 @@ use std::sync::Arc;
 /// The exact `sum`, in place of DataFusion's for the types it has.
 #[must_use]
 pub fn exact_sum() -> Arc<AggregateUDF> {
-    Arc::new(AggregateUDF::new_from_impl(ExactSum { signature: Signature::any(1, Volatility::Immutable) }))
+    Arc::new(AggregateUDF::new_from_impl(ExactSum {
+        signature: Signature::any(1, Volatility::Immutable),
+    }))
 }
 
 /// Whether [`exact_sum`] takes `data_type`.
@@ -94,10 +96,20 @@ impl AggregateUDFImpl for ExactSum {
         let value = self.return_type(std::slice::from_ref(input))?;
         let name = arguments.name.to_owned();
         Ok(match state_type(input) {
-            own @ DataType::Decimal256(..) => {
-                Box::new(Sums::<Decimal256Type> { name, state: own, value, sums: Vec::new(), seen: Vec::new() })
-            }
-            own => Box::new(Sums::<Decimal128Type> { name, state: own, value, sums: Vec::new(), seen: Vec::new() }),
+            own @ DataType::Decimal256(..) => Box::new(Sums::<Decimal256Type> {
+                name,
+                state: own,
+                value,
+                sums: Vec::new(),
+                seen: Vec::new(),
+            }),
+            own => Box::new(Sums::<Decimal128Type> {
+                name,
+                state: own,
+                value,
+                sums: Vec::new(),
+                seen: Vec::new(),
+            }),
         })
     }
 }
@@ -135,7 +147,9 @@ impl<T: DecimalType + Send> Sums<T> {
 
     fn overflow(&self) -> DataFusionError {
         let (name, value) = (&self.name, &self.value);
-        DataFusionError::Execution(format!("{name} does not fit into {value}: cast what is added to a wider type"))
+        DataFusionError::Execution(format!(
+            "{name} does not fit into {value}: cast what is added to a wider type"
+        ))
     }
 
     fn take(&mut self, emit: EmitTo) -> Result<ArrayRef> {

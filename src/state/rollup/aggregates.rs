@@ -11,7 +11,16 @@ use std::sync::Arc;
 
 /// Aggregates whose value is their one state.
 const OWN_STATE: [&str; 11] = [
-    "count", "sum", "min", "max", "bool_and", "bool_or", "bit_and", "bit_or", "bit_xor", "hll_state",
+    "count",
+    "sum",
+    "min",
+    "max",
+    "bool_and",
+    "bool_or",
+    "bit_and",
+    "bit_or",
+    "bit_xor",
+    "hll_state",
     "bitmap_state",
 ];
 

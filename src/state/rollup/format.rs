@@ -45,8 +45,7 @@ pub(super) fn encode(batches: &[RecordBatch]) -> Result<Option<EncodedState>, St
     let rows = concat_batches(&first.schema(), batches)?;
     let options =
         IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
-    let mut writer =
-        StreamWriter::try_new_with_options(MAGIC.to_vec(), &rows.schema(), options)?;
+    let mut writer = StreamWriter::try_new_with_options(MAGIC.to_vec(), &rows.schema(), options)?;
     writer.write(&rows)?;
     let mut bytes = writer.into_inner()?;
     bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
@@ -88,7 +87,10 @@ pub(super) fn decode(file: &Bytes) -> Result<Vec<RecordBatch>, StateError> {
 }
 
 /// The newest row of each group, without those that end at `last` or before.
-pub(super) fn newest(batches: &[RecordBatch], last: i64) -> Result<Option<RecordBatch>, StateError> {
+pub(super) fn newest(
+    batches: &[RecordBatch],
+    last: i64,
+) -> Result<Option<RecordBatch>, StateError> {
     let mut newest: KeyTable<(u32, u32)> = KeyTable::new();
     for (index, batch) in batches.iter().enumerate() {
         let here = index as u32;

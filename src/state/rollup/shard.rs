@@ -214,7 +214,9 @@ impl Shard {
     /// All groups.
     pub(super) fn all(&self) -> Result<Option<RecordBatch>> {
         let entries = self.places.iter();
-        self.rows_at(&entries.map(|(_, own)| (own.chunk as usize, own.row as usize)).collect::<Vec<_>>())
+        self.rows_at(
+            &entries.map(|(_, own)| (own.chunk as usize, own.row as usize)).collect::<Vec<_>>(),
+        )
     }
 
     /// Groups held.

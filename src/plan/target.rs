@@ -39,7 +39,8 @@ enum Part {
 pub fn refuse_keys(query: &LogicalPlan, primary_key: &[(usize, String)]) -> Result<()> {
     let Some(aggregate) = top_aggregate(query) else { return Ok(()) };
     let (groups, sets) = sets_of(aggregate)?;
-    let has_sets = sets.len() > 1 || groups.len() + aggregate.aggr_expr.len() < aggregate.schema.fields().len();
+    let has_sets = sets.len() > 1
+        || groups.len() + aggregate.aggr_expr.len() < aggregate.schema.fields().len();
     let (mut covered, mut by_sets) = (BTreeSet::new(), Vec::new());
     for (index, name) in primary_key {
         let refuse = |reason: &str| {
@@ -62,7 +63,9 @@ pub fn refuse_keys(query: &LogicalPlan, primary_key: &[(usize, String)]) -> Resu
         );
         return Err(PlanError::incremental(&what, "put it into the primary key").into());
     }
-    if has_sets && !tells_apart(aggregate, &by_sets, &sets.iter().map(|set| set.id).collect::<Vec<_>>())? {
+    if has_sets
+        && !tells_apart(aggregate, &by_sets, &sets.iter().map(|set| set.id).collect::<Vec<_>>())?
+    {
         let what = "GROUP BY with several grouping sets into a table whose primary key does not tell them apart";
         let instead = "add a column grouping(...) of the columns that some sets do not have";
         return Err(PlanError::incremental(what, instead).into());
@@ -100,7 +103,9 @@ fn part_of(
                     let own = without_casts(own, (aggregate, groups))?;
                     match group(&own) {
                         Some(group) if has_sets => Ok(Part::Group(group)),
-                        Some(_) => Err("mixes NULL with another value: GROUP BY the coalesce".to_owned()),
+                        Some(_) => {
+                            Err("mixes NULL with another value: GROUP BY the coalesce".to_owned())
+                        }
                         None => Err("is no column of GROUP BY".to_owned()),
                     }
                 }
@@ -130,7 +135,8 @@ fn without_casts(expr: &Expr, known: (&Aggregate, &[Expr])) -> Result<Expr, Stri
     match expr {
         Expr::Alias(own) => without_casts(&own.expr, known),
         Expr::Cast(own) if !is_of_sets(expr) && !is_literal(expr) => {
-            let from = own.expr.get_type(known.0.schema.as_ref()).map_err(|error| error.to_string())?;
+            let from =
+                own.expr.get_type(known.0.schema.as_ref()).map_err(|error| error.to_string())?;
             let to = own.field.data_type();
             if !is_one_to_one(&from, to) && !is_whole_time(&own.expr, to, known) {
                 return Err(format!("is cast from {from} to {to}, which can make two groups one"));
@@ -142,9 +148,8 @@ fn without_casts(expr: &Expr, known: (&Aggregate, &[Expr])) -> Result<Expr, Stri
 }
 
 fn is_one_to_one(from: &DataType, to: &DataType) -> bool {
-    let is_text = |own: &DataType| {
-        matches!(own, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
-    };
+    let is_text =
+        |own: &DataType| matches!(own, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
     match (from, to) {
         (from, to) if from == to => true,
         (from, to) if is_text(from) && is_text(to) => true,
@@ -179,8 +184,7 @@ fn is_whole_time(expr: &Expr, to: &DataType, (aggregate, groups): (&Aggregate, &
     };
     let index = aggregate.schema.maybe_index_of_column(column);
     let Some(group) = index.and_then(|index| groups.get(index)) else { return false };
-    is_bin(&aggregate.input, group)
-        && matches!(to, DataType::Timestamp(TimeUnit::Microsecond, _))
+    is_bin(&aggregate.input, group) && matches!(to, DataType::Timestamp(TimeUnit::Microsecond, _))
 }
 
 /// Whether `expr` is the start of a bin, here or where its column comes from.
