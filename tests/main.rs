@@ -21,4 +21,5 @@ mod support;
 mod tidy;
 mod tokens;
 mod upkeep;
+mod views;
 mod widen;

@@ -16,19 +16,26 @@
 //!
 //! Grammar (that is `sql`), rows (that is `operator`).
 
+mod emit;
 mod error;
 mod expressions;
+mod keys;
 mod node;
+mod nulls;
 mod pipeline;
 mod planner;
 mod positions;
 mod relation;
+mod tumble;
 mod volatile;
 
+pub use emit::EmitNode;
 pub use error::PlanError;
+pub use keys::{QueryKey, key_of};
 pub use node::DedupNode;
 pub use pipeline::{DedupOperator, PipelinePlan, PipelineSource, plan_pipeline, streams};
 pub use planner::{DedupExtensionPlanner, OnefoldQueryPlanner};
 pub use positions::ExposePositions;
 pub use relation::DedupRelationPlanner;
+pub use tumble::{LowerTumble, tumble_functions};
 pub use volatile::KeepVolatileAboveDedup;

@@ -2,6 +2,7 @@
 //! slots that hold the rows of one epoch, operators named, and all that cannot be kept
 //! incrementally refused.
 
+use super::emit::without_emit;
 use super::positions::{as_dedup, expose, source_of};
 use super::{DedupNode, PlanError};
 use crate::source::{EpochSlot, SourceTable, stamped_schema};
@@ -63,6 +64,7 @@ pub fn streams(plan: &LogicalPlan) -> bool {
 ///
 /// What cannot be kept incrementally and exactly, with the reason and the way out.
 pub fn plan_pipeline(query: &LogicalPlan) -> Result<PipelinePlan> {
+    let query = &without_emit(query)?;
     query.apply(|plan| {
         if streams(plan) {
             if let Some((what, instead)) = refused(plan) {

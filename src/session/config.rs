@@ -88,6 +88,10 @@ impl ExtensionOptions for OnefoldOptions {
             value.clone_into(&mut self.settings.pipeline);
             return Ok(());
         }
+        if key == "warehouse" {
+            value.clone_into(&mut self.settings.warehouse);
+            return Ok(());
+        }
         if key == "idempotency_token" {
             if value.len() > TOKEN_BYTES_MAX {
                 return refuse(format!("onefold.{key} has at most {TOKEN_BYTES_MAX} bytes"));
@@ -98,7 +102,7 @@ impl ExtensionOptions for OnefoldOptions {
         let Some((_, least, _)) = NUMBERS.iter().find(|(name, ..)| *name == key) else {
             let names: Vec<&str> = NUMBERS.iter().map(|(name, ..)| *name).collect();
             return refuse(format!(
-                "no setting onefold.{key}; there are {}, pipeline, idempotency_token",
+                "no setting onefold.{key}; there are {}, pipeline, warehouse, idempotency_token",
                 names.join(", ")
             ));
         };
@@ -131,6 +135,11 @@ impl ExtensionOptions for OnefoldOptions {
             key: "onefold.pipeline".to_owned(),
             value: Some(self.settings.pipeline.clone()),
             description: "Name of the next pipeline; empty is the unnamed one of its table",
+        });
+        entries.push(ConfigEntry {
+            key: "onefold.warehouse".to_owned(),
+            value: Some(self.settings.warehouse.clone()),
+            description: "Where materialized views without LOCATION keep their rows",
         });
         entries.push(ConfigEntry {
             key: "onefold.idempotency_token".to_owned(),

@@ -36,6 +36,18 @@ pub(super) fn pipeline_of(
     }
     let name = dml.table_name.to_string();
     let table = target(registry, dml, &name)?;
+    table.refuse_view("a second pipeline into it")?;
+    pipeline_into(state, registry, &dml.input, table, &name).map(Some)
+}
+
+/// The pipeline of `query`, the input of an INSERT, into `table`, which SQL calls `name`.
+pub(super) fn pipeline_into(
+    state: &SessionState,
+    registry: &Registry,
+    query: &LogicalPlan,
+    table: Arc<DeltaTable>,
+    name: &str,
+) -> Result<PipelineHandle, Error> {
     let settings = options_of(state).settings;
     let id = match settings.pipeline.as_str() {
         "" => PipelineId::default(),
@@ -43,15 +55,43 @@ pub(super) fn pipeline_of(
             PipelineId::try_new(name).map_err(|error| refuse(error.to_string(), "rename it"))?
         }
     };
-    // Positions come from the slots, and not from scans of whole sources.
+    let Planned { epochs, sources, operators, fingerprint } = plan_query(state, query)?;
+    let location = table.location().url.to_string();
+    let parts = PipelineParts {
+        id,
+        ledger: table,
+        planner: Arc::new(epochs),
+        sources,
+        operators,
+        fingerprint,
+        settings,
+        clock: Arc::clone(&registry.clock),
+        entropy: Arc::clone(&registry.entropy),
+    };
+    Ok(PipelineHandle::new(parts, name, &location))
+}
+
+/// The parts of a pipeline that its query makes.
+pub(super) struct Planned {
+    pub(super) epochs: SessionEpochPlanner,
+    sources: Vec<SourcePart>,
+    operators: Vec<OperatorPart>,
+    fingerprint: String,
+}
+
+/// The query of a pipeline, analysed. Positions come from the slots, and not from scans of whole
+/// sources.
+pub(super) fn analysed(state: &SessionState, query: &LogicalPlan) -> Result<LogicalPlan> {
     let mut rules = state.analyzer().rules.clone();
     rules.retain(|rule| rule.name() != ExposePositions.name());
-    let analysed = Analyzer::with_rules(rules).execute_and_check(
-        dml.input.as_ref().clone(),
-        state.config_options(),
-        |_, _| {},
-    )?;
-    let planned = plan_pipeline(&analysed)?;
+    let options = state.config_options();
+    Analyzer::with_rules(rules).execute_and_check(query.clone(), options, |_, _| {})
+}
+
+/// Plans `query`, the input of an INSERT, as a pipeline.
+pub(super) fn plan_query(state: &SessionState, query: &LogicalPlan) -> Result<Planned, Error> {
+    let settings = options_of(state).settings;
+    let planned = plan_pipeline(&analysed(state, query)?)?;
     let pool = &state.runtime_env().memory_pool;
     let total_us: i64 = planned.operators.iter().map(|own| own.options.lateness_us).sum();
     let mut memories = HashMap::new();
@@ -84,19 +124,7 @@ pub(super) fn pipeline_of(
         query: planned.query,
         is_one_to_one: planned.is_one_to_one,
     };
-    let location = table.location().url.to_string();
-    let parts = PipelineParts {
-        id,
-        ledger: table,
-        planner: Arc::new(epochs),
-        sources: sources.collect(),
-        operators,
-        fingerprint: planned.fingerprint,
-        settings,
-        clock: Arc::clone(&registry.clock),
-        entropy: Arc::clone(&registry.entropy),
-    };
-    Ok(Some(PipelineHandle::new(parts, &name, &location)))
+    Ok(Planned { epochs, sources: sources.collect(), operators, fingerprint: planned.fingerprint })
 }
 
 /// The upsert table that `dml` writes into.
@@ -114,9 +142,9 @@ fn refuse(what: String, instead: &str) -> Error {
 }
 
 /// Plans each epoch anew from the analysed query.
-struct SessionEpochPlanner {
-    state: SessionState,
-    query: LogicalPlan,
+pub(super) struct SessionEpochPlanner {
+    pub(super) state: SessionState,
+    pub(super) query: LogicalPlan,
     is_one_to_one: bool,
 }
 

@@ -14,6 +14,7 @@
 mod clock;
 mod columns;
 mod dedup;
+mod emit;
 mod entropy;
 mod error;
 mod names;
@@ -24,6 +25,7 @@ mod time;
 pub use clock::{Clock, SystemClock};
 pub use columns::{POSITION_COLUMN, Position, WATERMARK_COLUMN, hidden_fields, is_hidden};
 pub use dedup::{DedupOptions, LatePolicy, NullKeys, Within};
+pub use emit::Emit;
 pub use entropy::{Entropy, SystemEntropy};
 pub use error::{ErrorKind, NameError};
 pub use names::{Epoch, Incarnation, Offset, PartitionId, PipelineId};
