@@ -37,6 +37,11 @@ async fn a_view_is_a_table_and_the_pipeline_into_it_and_goes_on_where_it_was() {
                  SELECT id, at FROM clicks DEDUP BY id WITHIN UNBOUNDED WHERE id IS NOT NULL";
     let error = refusal(&context, other).await;
     assert!(error.contains("it has a column v too"), "{error}");
+    let named = format!("SET onefold.pipeline = 'second'; {create}");
+    let error = refusal(&context, &named).await;
+    assert!(error.contains("the pipeline default writes it; SET onefold.pipeline"), "{error}");
+    assert!(context.pipelines().is_empty() && context.table_version("ones").is_none());
+    run(&context, "SET onefold.pipeline = 'default'").await.unwrap();
     run(&context, &create.replace("IS NOT NULL", "> ''")).await.unwrap();
     let error = context.pipeline("ones").unwrap().run_until_idle().await.unwrap_err().to_string();
     assert!(error.contains("another query"), "{error}");

@@ -27,20 +27,19 @@ impl ViewWords {
     ) -> Self {
         let quoted = |text: &str| format!("'{}'", text.replace('\'', "''"));
         let name = TableReference::from(name).to_quoted_string();
-        let mut statement = format!(
-            "CREATE MATERIALIZED VIEW {name} LOCATION {}",
-            quoted(url.trim_end_matches('/'))
-        );
+        let place = quoted(url.trim_end_matches('/'));
+        let mut words = vec![format!("CREATE MATERIALIZED VIEW {name} LOCATION {place}")];
         if !partition_by.is_empty() {
             let columns =
                 partition_by.iter().map(|own| format!("\"{}\"", own.replace('"', "\"\"")));
-            statement += &format!(" PARTITIONED BY ({})", columns.collect::<Vec<_>>().join(", "));
+            words.push(format!("PARTITIONED BY ({})", columns.collect::<Vec<_>>().join(", ")));
         }
         if !options.is_empty() {
             let own = options.iter().map(|(name, value)| [quoted(name), quoted(value)].join(" "));
-            statement += &format!(" OPTIONS ({})", own.collect::<Vec<_>>().join(", "));
+            words.push(format!("OPTIONS ({})", own.collect::<Vec<_>>().join(", ")));
         }
-        statement += &format!(" AS {query}");
+        words.push(format!("AS {query}"));
+        let statement = words.join(" ");
         Self { query, statement }
     }
 }

@@ -11,9 +11,10 @@
 //! # Invariants
 //!
 //! 1. Two rows of the query never have the same key.
-//! 2. A column of the key is never NULL.
+//! 2. A column of the key is never NULL, and nothing of it is cut off in a table.
 
 use super::DedupNode;
+use super::micros::is_kept_whole;
 use super::nulls::{column, group_of, is_left_out, is_never_null};
 use super::positions::as_dedup;
 use crate::types::Within;
@@ -38,6 +39,23 @@ pub struct QueryKey {
 ///
 /// What is missing, and what to write.
 pub fn key_of(query: &LogicalPlan) -> Result<QueryKey, String> {
+    let key = unique_columns(query)?;
+    for index in &key.columns {
+        let own = column(query.schema(), *index);
+        if !is_kept_whole(query, &own) {
+            let name = query.schema().field(*index).name();
+            return Err(format!(
+                "{name} has nanoseconds, of which a table keeps microseconds, so different times \
+                 would have one key; write CAST(... AS TIMESTAMP(6)) or date_bin(...) in its place \
+                 everywhere"
+            ));
+        }
+    }
+    Ok(key)
+}
+
+/// The columns whose values are not the same in two rows.
+fn unique_columns(query: &LogicalPlan) -> Result<QueryKey, String> {
     const NONE: &str = "its rows have no key; write GROUP BY, or DEDUP BY ... WITHIN UNBOUNDED, or \
                         CREATE EXTERNAL TABLE with a PRIMARY KEY and INSERT INTO it";
     let mut shown: Vec<Expr> =
@@ -341,6 +359,40 @@ mod tests {
                 Err("f.name can be NULL"),
             ),
             ("SELECT e.k, count(*) AS n FROM e JOIN f ON e.k = f.k GROUP BY e.k", Ok("k")),
+        ])
+        .await;
+    }
+
+    #[tokio::test]
+    async fn two_times_of_one_microsecond_are_not_one_key() {
+        let by = |group: &str| {
+            format!(
+                "SELECT {group} AS g, count(*) AS n FROM e WHERE at IS NOT NULL GROUP BY {group}"
+            )
+        };
+        assert_keys(&[
+            (&by("at"), Err("g has nanoseconds, of which a table keeps microseconds")),
+            (&by("CAST(at AS TIMESTAMP(6))"), Ok("g")),
+            (&by("date_trunc('microsecond', at)"), Ok("g")),
+            (&by("date_bin(INTERVAL '10 microseconds', at)"), Ok("g")),
+            (&by("date_bin(INTERVAL '10 nanoseconds', at)"), Err("g has nanoseconds")),
+            (
+                &by("tumble(at, INTERVAL '1 hour', TIMESTAMP '2026-01-01 00:00:00.000001')"),
+                Ok("g"),
+            ),
+            (
+                &by("tumble(at, INTERVAL '1 hour', TIMESTAMP '2026-01-01 00:00:00.0000001')"),
+                Err("g has nanoseconds"),
+            ),
+            (
+                "WITH c AS (SELECT date_bin(INTERVAL '1 hour', at) AS h FROM e WHERE at IS NOT NULL)
+                 SELECT h, count(*) AS n FROM c AS d GROUP BY h",
+                Ok("h"),
+            ),
+            (
+                "SELECT id, at FROM e DEDUP BY id, at WITHIN UNBOUNDED WHERE at IS NOT NULL",
+                Err("at has nanoseconds"),
+            ),
         ])
         .await;
     }

@@ -20,6 +20,7 @@ mod emit;
 mod error;
 mod expressions;
 mod keys;
+mod micros;
 mod node;
 mod nulls;
 mod pipeline;

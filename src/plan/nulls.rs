@@ -81,6 +81,7 @@ fn is_column_never_null(plan: &LogicalPlan, index: usize) -> bool {
 }
 
 fn is_joined_never_null(join: &Join, index: usize) -> bool {
+    use JoinType as J;
     let own = column(&join.schema, index);
     if join.join_type == JoinType::Inner {
         let is_key = join.null_equality == NullEquality::NullEqualsNothing
@@ -91,7 +92,6 @@ fn is_joined_never_null(join: &Join, index: usize) -> bool {
         }
     }
     let left = join.left.schema().fields().len();
-    use JoinType as J;
     match join.join_type {
         J::Inner | J::Left | J::LeftSemi | J::LeftAnti | J::LeftMark if index < left => {
             is_never_null(&join.left, &own)

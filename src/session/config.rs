@@ -169,8 +169,9 @@ mod tests {
         options.set("retention_hours", "0").unwrap();
         options.set("pipeline", "mine").unwrap();
         assert!(options.set("pipeline", "a/b").is_err());
+        options.set("warehouse", "memory:///lake").unwrap();
         assert!(options.set("epoch_rows", "1").is_err());
         assert!(options.set("epoch_rows_max", "many").is_err());
-        assert_eq!(options.entries().len(), NUMBERS.len() + 2);
+        assert_eq!(options.entries().len(), NUMBERS.len() + 3);
     }
 }

@@ -16,11 +16,12 @@ use super::checks::spelled;
 use super::plan::{analysed, pipeline_into, plan_query};
 use super::registry::Registry;
 use super::tables::options_of;
-use crate::delta::{DeltaTable, stored_type};
+use crate::commit::Ledger;
+use crate::delta::{DeltaError, DeltaTable, stored_type};
 use crate::error::Error;
 use crate::plan::{EmitNode, PlanError, key_of, streams};
 use crate::sql::{ParsedStatement, ViewClause};
-use crate::types::Emit;
+use crate::types::{Emit, PipelineId};
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::{Column, Constraint, Constraints, DFSchema, TableReference};
 use datafusion::dataframe::DataFrame;
@@ -129,10 +130,27 @@ async fn create(
     context.execute_logical_plan(LogicalPlan::Ddl(create)).await?;
     let table = registry.table_named(&name.to_string());
     let table = table.ok_or_else(|| PlanError::NoTable { name: name.to_string() })?;
-    let pipeline = pipeline_into(&state, registry, &inserted, table, &name.to_string())?;
+    let pipeline =
+        pipeline_into(&state, registry, &inserted, Arc::clone(&table), &name.to_string())?;
+    if let Some(owner) = other_owner(table.as_ref(), pipeline.id()).await? {
+        registry.forget(&name.to_string());
+        context.deregister_table(name.clone())?;
+        return Err(wrong(&format!(
+            "the pipeline {owner} writes it; SET onefold.pipeline = '{owner}' goes on with it"
+        )));
+    }
     let shown = show(context, &pipeline);
     registry.add_pipeline(pipeline);
     shown
+}
+
+/// Another pipeline than `own` that has written rows into the table of `ledger`.
+async fn other_owner(
+    ledger: &dyn Ledger,
+    own: &PipelineId,
+) -> Result<Option<PipelineId>, DeltaError> {
+    let written = ledger.manifests().await?;
+    Ok(written.into_iter().map(|(id, _)| id).find(|id| id != own))
 }
 
 /// The table that a query asks for.
@@ -203,9 +221,9 @@ impl View {
         let schema = DFSchema::try_from(Schema::new(self.fields.clone()));
         let schema = Arc::new(schema.unwrap_or_else(|_| DFSchema::empty()));
         // As DataFusion writes them, for which an option without a dot is one of a file format.
-        let spelled_out = |(option, value): &(String, String)| match option.contains('.') {
-            true => (option.clone(), value.clone()),
-            false => (format!("format.{option}"), value.clone()),
+        let spelled_out = |(option, value): &(String, String)| {
+            let prefix = if option.contains('.') { "" } else { "format." };
+            (format!("{prefix}{option}"), value.clone())
         };
         let mut options: HashMap<String, String> = clause.options.iter().map(spelled_out).collect();
         options.insert(VIEW_OPTION.to_owned(), clause.query.clone());
