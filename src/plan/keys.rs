@@ -277,7 +277,7 @@ mod tests {
             match (key(query).await, expected) {
                 (Ok(found), Ok(expected)) => assert_eq!(found, *expected, "{query}"),
                 (Err(found), Err(expected)) => {
-                    assert!(found.contains(expected), "{query}: {found}")
+                    assert!(found.contains(expected), "{query}: {found}");
                 }
                 (found, _) => panic!("{query}: {found:?}"),
             }

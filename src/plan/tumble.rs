@@ -161,7 +161,9 @@ mod tests {
     async fn a_session_without_the_rule_computes_the_same() {
         let with_rule = |rule: bool| async move {
             let context = SessionContext::new();
-            tumble_functions().into_iter().for_each(|own| context.register_udf(own));
+            for function in tumble_functions() {
+                context.register_udf(function);
+            }
             if rule {
                 context.add_analyzer_rule(Arc::new(LowerTumble));
             }
@@ -179,7 +181,9 @@ mod tests {
     #[tokio::test]
     async fn what_is_written_wrongly_is_refused() {
         let context = SessionContext::new();
-        tumble_functions().into_iter().for_each(|own| context.register_udf(own));
+        for function in tumble_functions() {
+            context.register_udf(function);
+        }
         for (call, reason) in [
             ("tumble(now())", "write tumble(time, interval [, origin])"),
             ("tumble_end(1, INTERVAL '1 hour')", "date_bin"),
