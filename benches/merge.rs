@@ -94,6 +94,7 @@ async fn epochs() -> Result<f64, Box<dyn StdError>> {
         primary_key: vec!["k".to_owned()],
         options: HashMap::new(),
         checks: Vec::new(),
+        view: None,
         partition_by: Vec::new(),
     };
     let ports = (Arc::new(SystemEntropy) as _, Arc::new(SystemClock) as _);

@@ -50,6 +50,7 @@ async fn run() -> Result<(), Box<dyn StdError>> {
         partition_by: Vec::new(),
         options: std::collections::HashMap::new(),
         checks: Vec::new(),
+        view: None,
     };
     let ports = (Arc::new(SystemEntropy) as _, Arc::new(SystemClock) as _);
     let settings = DeltaSettings::default();

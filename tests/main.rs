@@ -22,4 +22,5 @@ mod support;
 mod tidy;
 mod tokens;
 mod upkeep;
+mod views;
 mod widen;

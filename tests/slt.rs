@@ -30,6 +30,11 @@ async fn statements_that_change_tables_say_what_they_did_or_why_they_cannot() {
 }
 
 #[tokio::test]
+async fn windows_that_tumble_are_bins() {
+    run_everywhere("tumble.slt").await;
+}
+
+#[tokio::test]
 async fn plain_statements_are_unchanged() {
     run_everywhere("plain.slt").await;
     run("plain.slt", || Database { context: SessionContext::new(), is_plain: true }).await;

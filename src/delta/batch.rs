@@ -39,6 +39,7 @@ impl DeltaTable {
         batches: Vec<RecordBatch>,
         token: &str,
     ) -> Result<WriteReport, DeltaError> {
+        self.refuse_view("a batch write")?;
         let mut rows = Vec::with_capacity(batches.len());
         let mut next = Position::new(0, 0).0;
         for batch in batches {

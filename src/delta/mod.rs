@@ -77,6 +77,7 @@ mod travel;
 mod upload;
 mod vacuum;
 mod vectors;
+mod view;
 mod wanted;
 mod widen;
 
@@ -87,6 +88,7 @@ pub use changes::CHANGE_TYPE;
 pub use checks::CheckDefinition;
 pub use dml::{DmlExtensionPlanner, KEPT, LowerDml};
 pub use error::DeltaError;
+pub use schema::stored_type;
 pub use table::{DeltaSettings, DeltaTable, TableDefinition};
 pub use travel::TableTime;
 pub use vacuum::VacuumReport;

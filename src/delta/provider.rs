@@ -60,7 +60,11 @@ impl TableProvider for DeltaTable {
     }
 
     fn table_type(&self) -> TableType {
-        TableType::Base
+        if self.view.is_some() { TableType::View } else { TableType::Base }
+    }
+
+    fn get_table_definition(&self) -> Option<&str> {
+        self.view.as_ref().map(|own| own.statement.as_str())
     }
 
     fn supports_filters_pushdown(
@@ -92,6 +96,7 @@ impl TableProvider for DeltaTable {
         if operation != InsertOp::Append {
             return Err(outside(&operation.to_string()));
         }
+        self.refuse_view("INSERT")?;
         let sink = UpsertSink::new(self);
         Ok(Arc::new(DataSinkExec::new(input, Arc::new(sink), None)))
     }

@@ -46,7 +46,9 @@ pub(super) fn normalise(
     Ok(Arc::new(Schema::new(fields.collect::<Result<Vec<_>, DeltaError>>()?)))
 }
 
-fn stored_type(data_type: &DataType) -> Option<DataType> {
+/// The type in which Delta keeps `data_type`; `None` if it has none.
+#[must_use]
+pub fn stored_type(data_type: &DataType) -> Option<DataType> {
     Some(match data_type {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView => DataType::Binary,

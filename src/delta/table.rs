@@ -14,6 +14,7 @@ use super::rules::{OPTIONS, TableRules, canonical, option_differences};
 use super::saved::Saving;
 use super::schema::{HASH_KEY, INPUT, PRIMARY_KEY, differences, from_kernel, normalise, to_kernel};
 use super::stage::RowShape;
+use super::view::{VIEW, ViewWords};
 use crate::commit::CommitError;
 use crate::key::KeyHasher;
 use crate::store::{Location, probe_put_if_absent};
@@ -25,6 +26,7 @@ use delta_kernel::snapshot::SnapshotRef;
 use roaring::RoaringTreemap;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
@@ -41,6 +43,8 @@ pub struct TableDefinition {
     pub options: HashMap<String, String>,
     /// Conditions that every row meets.
     pub checks: Vec<CheckDefinition>,
+    /// The query of a materialized view.
+    pub view: Option<String>,
 }
 
 /// When a table is maintained.
@@ -86,8 +90,11 @@ pub struct DeltaTable {
     words: TableWords,
     /// As they were declared.
     pub(super) options: BTreeMap<String, String>,
+    pub(super) view: Option<ViewWords>,
+    /// Whether its rows are the groups of a pipeline.
+    pub(super) holds_groups: AtomicBool,
     pub(super) writer: tokio::sync::Mutex<Writer>,
-    view: RwLock<Arc<TableView>>,
+    shown: RwLock<Arc<TableView>>,
     /// For the sink of a plan, which may outlive the statement.
     pub(super) this: Weak<Self>,
 }
@@ -170,9 +177,13 @@ impl DeltaTable {
         };
         let shape = shape_of(name, &location, &snapshot, entropy.as_ref())?;
         let files = Files::load(&location, log.files(Arc::clone(&snapshot)).await?).await?;
-        let view = TableView { version: snapshot.version(), files: files.clone() };
+        let shown = TableView { version: snapshot.version(), files: files.clone() };
         let options = property(&snapshot, OPTIONS).unwrap_or_default();
         let words = TableWords::of(&snapshot);
+        let view = snapshot.metadata_configuration().get(VIEW).cloned().map(|query| {
+            let partition_by = snapshot.table_configuration().metadata().partition_columns();
+            ViewWords::new((name, location.url.as_str()), query, partition_by, &options)
+        });
         let writer = Writer {
             snapshot,
             files,
@@ -199,13 +210,16 @@ impl DeltaTable {
             shape,
             words,
             options,
+            view,
+            holds_groups: AtomicBool::new(false),
             writer: tokio::sync::Mutex::new(writer),
-            view: RwLock::new(Arc::new(view)),
+            shown: RwLock::new(Arc::new(shown)),
             this: Weak::clone(this),
         });
         if let Some(definition) = &definition {
             opened.check(definition)?;
         }
+        opened.learn_groups().await?;
         Ok(opened)
     }
 
@@ -263,7 +277,7 @@ impl DeltaTable {
     ///
     /// [`DeltaError::Mismatch`] with each difference.
     pub fn check(&self, definition: &TableDefinition) -> Result<(), DeltaError> {
-        let TableDefinition { primary_key, partition_by, options, .. } = definition;
+        let TableDefinition { primary_key, partition_by, options, view, .. } = definition;
         let declared = Declared::try_new(self.name(), definition)?;
         let own = (declared.input.as_ref(), primary_key.as_slice());
         let found = (self.shape.input.as_ref(), self.primary_key());
@@ -271,6 +285,7 @@ impl DeltaTable {
         all.extend(self.shape.partitioning.difference(partition_by));
         all.extend(option_differences(&canonical(options), &self.options));
         all.extend(declared.checks.differences(&self.shape.checks));
+        all.extend(self.view_difference(view.is_some()));
         let differences = all.join("; ");
         if differences.is_empty() {
             return Ok(());
@@ -297,13 +312,13 @@ impl DeltaTable {
     }
 
     pub(super) fn view(&self) -> Arc<TableView> {
-        Arc::clone(&self.view.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.shown.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Shows readers what the writer knows.
     pub(super) fn publish(&self, writer: &Writer) {
         let view = TableView { version: writer.snapshot.version(), files: writer.files.clone() };
-        *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+        *self.shown.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
     }
 
     /// Brings the writer to the head of the log.
@@ -427,7 +442,7 @@ struct Declared {
 
 impl Declared {
     fn try_new(name: &str, definition: &TableDefinition) -> Result<Self, DeltaError> {
-        let TableDefinition { schema, primary_key, partition_by, options, checks } = definition;
+        let TableDefinition { schema, primary_key, partition_by, options, checks, .. } = definition;
         let input = normalise(name, schema, primary_key)?;
         let rules = TableRules::try_new(name, &input, primary_key, options)?;
         let kept = Arc::new(stored(&input, &rules));
@@ -529,5 +544,6 @@ fn properties(
         let checks = declared.checks.to_property();
         all.push((CHECKS, serde_json::to_string(&checks).map_err(damaged)?));
     }
+    all.extend(definition.view.clone().map(|query| (VIEW, query)));
     Ok(all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }

@@ -218,6 +218,7 @@ async fn another_definition_is_refused_with_the_differences() {
         partition_by: Vec::new(),
         options: std::collections::HashMap::new(),
         checks: Vec::new(),
+        view: None,
     };
     let error = open_as(&location, Some(other), settings()).await.unwrap_err().to_string();
     assert!(error.contains("it has no column w; it has a column v too"), "{error}");
@@ -519,6 +520,7 @@ pub(super) fn definition() -> TableDefinition {
         partition_by: Vec::new(),
         options: std::collections::HashMap::new(),
         checks: Vec::new(),
+        view: None,
     }
 }
 

@@ -31,6 +31,14 @@ pub enum PlanError {
         /// What to write instead.
         instead: String,
     },
+    /// A materialized view cannot be made, or not this one.
+    #[error("materialized view {name}: {reason}")]
+    View {
+        /// The view.
+        name: String,
+        /// What is wrong, and what to write instead.
+        reason: String,
+    },
     /// No pipeline is called so.
     #[error(
         "there is no pipeline {name}: an INSERT INTO {name} that reads an unbounded table makes one"
@@ -65,6 +73,7 @@ impl PlanError {
     pub const fn kind(&self) -> ErrorKind {
         match self {
             Self::Clause { .. }
+            | Self::View { .. }
             | Self::NoPipeline { .. }
             | Self::NoTable { .. }
             | Self::ManyPipelines { .. } => ErrorKind::Invalid,

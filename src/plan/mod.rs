@@ -16,9 +16,13 @@
 //!
 //! Grammar (that is `sql`), rows (that is `operator`).
 
+mod emit;
 mod error;
 mod expressions;
+mod keys;
+mod micros;
 mod node;
+mod nulls;
 mod pipeline;
 mod planner;
 mod positions;
@@ -26,10 +30,13 @@ mod relation;
 mod rollup;
 mod target;
 mod trace;
+mod tumble;
 mod volatile;
 mod windows;
 
+pub use emit::{EmitNode, take_emit};
 pub use error::PlanError;
+pub use keys::{QueryKey, key_of};
 pub use node::DedupNode;
 pub use pipeline::{
     OperatorKind, PipelineOperator, PipelinePlan, PipelineSource, plan_pipeline, streams,
@@ -39,4 +46,5 @@ pub use positions::ExposePositions;
 pub use relation::DedupRelationPlanner;
 pub use rollup::RollupNode;
 pub use target::refuse_keys;
+pub use tumble::{LowerTumble, tumble_functions};
 pub use volatile::KeepVolatileAboveDedup;

@@ -84,7 +84,10 @@ impl UserDefinedLogicalNodeCore for DedupNode {
             write!(f, ", of={time}")?;
         }
         let lateness = format_duration_us(lateness_us.unsigned_abs());
-        let class = guarantee_class(&self.input);
+        let class = match &self.operator {
+            Some(_) => "retries",
+            None => guarantee_class(&self.input),
+        };
         write!(f, ", lateness={lateness}, late={late}, nulls={nulls}, class={class}")
     }
 

@@ -6,7 +6,7 @@ use super::positions::{as_dedup, expose, source_of};
 use super::rollup::{ExposedRollup, as_rollup, expose_rollup, top_aggregate};
 use super::{DedupNode, PlanError, RollupNode};
 use crate::source::{EpochSlot, SourceTable, stamped_schema};
-use crate::types::{DELETE_COLUMN, DedupOptions, POSITION_COLUMN, RollupOptions};
+use crate::types::{DELETE_COLUMN, DedupOptions, Emit, POSITION_COLUMN, RollupOptions};
 use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::provider_as_source;
@@ -82,6 +82,11 @@ pub fn streams(plan: &LogicalPlan) -> bool {
 /// What cannot be kept incrementally and exactly, with the reason and the way out.
 pub fn plan_pipeline(query: &LogicalPlan, options: RollupOptions) -> Result<PipelinePlan> {
     let top = top_aggregate(query).filter(|own| streams(&own.input));
+    if options.emit == Emit::Final && top.is_none() {
+        let what = "EMIT FINAL of a query without windows";
+        let instead = "write GROUP BY date_bin(...) of the watermark column, or EMIT CHANGES";
+        return Err(PlanError::incremental(what, instead).into());
+    }
     query.apply(|plan| {
         if streams(plan) {
             let is_top = |own| top.is_some_and(|top| std::ptr::eq(top, own));

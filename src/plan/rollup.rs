@@ -11,7 +11,7 @@ use super::PlanError;
 use super::positions::{Exposed, ReplaceScan, expose};
 use super::windows::windows_of;
 use crate::operator::{GroupingSet, WindowColumn, exact_sum, has_exact_sum};
-use crate::types::{DELETE_COLUMN, RollupOptions, hidden_fields};
+use crate::types::{DELETE_COLUMN, Emit, RollupOptions, hidden_fields};
 use arrow::datatypes::Field;
 use datafusion::common::TableReference;
 use datafusion::common::{Column, DFSchema, DFSchemaRef, Result};
@@ -208,6 +208,13 @@ fn rollup(aggregate: &Aggregate, input: Exposed, options: RollupOptions) -> Resu
         refuse_unbounded(own)?;
     }
     let windows = windows_of(&aggregate.input, &groups);
+    let has_window = |set: &GroupingSet| windows.iter().any(|window| set.present[window.column]);
+    if options.emit == Emit::Final && !sets.iter().all(has_window) {
+        let what = "EMIT FINAL of groups without a window";
+        let instead =
+            "put date_bin(...) of the watermark column into GROUP BY, or write EMIT CHANGES";
+        return Err(PlanError::incremental(what, instead).into());
+    }
     let has_sets = matches!(aggregate.group_expr.as_slice(), [Expr::GroupingSet(_)]);
     let fields: Vec<(Option<TableReference>, Arc<Field>)> = aggregate
         .schema

@@ -55,6 +55,7 @@ pub(super) async fn alter(
     let Some(table) = registry.table_named(&name) else {
         return Err(refused(&name, "ALTER TABLE is for upsert tables of this session").into());
     };
+    table.refuse_view("ALTER TABLE")?;
     let (mut columns, mut checks, mut types) = (Vec::new(), Vec::new(), Vec::new());
     for operation in &statement.operations {
         match change(context, &table, operation).await? {

@@ -90,6 +90,10 @@ impl ExtensionOptions for OnefoldOptions {
             value.clone_into(&mut self.settings.pipeline);
             return Ok(());
         }
+        if key == "warehouse" {
+            value.clone_into(&mut self.settings.warehouse);
+            return Ok(());
+        }
         if key == "idempotency_token" {
             if value.len() > TOKEN_BYTES_MAX {
                 return refuse(format!("onefold.{key} has at most {TOKEN_BYTES_MAX} bytes"));
@@ -100,7 +104,7 @@ impl ExtensionOptions for OnefoldOptions {
         let Some((_, least, _)) = NUMBERS.iter().find(|(name, ..)| *name == key) else {
             let names: Vec<&str> = NUMBERS.iter().map(|(name, ..)| *name).collect();
             return refuse(format!(
-                "no setting onefold.{key}; there are {}, pipeline, idempotency_token",
+                "no setting onefold.{key}; there are {}, pipeline, warehouse, idempotency_token",
                 names.join(", ")
             ));
         };
@@ -135,6 +139,11 @@ impl ExtensionOptions for OnefoldOptions {
             description: "Name of the next pipeline; empty is the unnamed one of its table",
         });
         entries.push(ConfigEntry {
+            key: "onefold.warehouse".to_owned(),
+            value: Some(self.settings.warehouse.clone()),
+            description: "Where materialized views without LOCATION keep their rows",
+        });
+        entries.push(ConfigEntry {
             key: "onefold.idempotency_token".to_owned(),
             value: Some(self.settings.idempotency_token.clone()),
             description: "Token of the next batch write; a token seen before makes it do nothing",
@@ -162,8 +171,9 @@ mod tests {
         options.set("retention_hours", "0").unwrap();
         options.set("pipeline", "mine").unwrap();
         assert!(options.set("pipeline", "a/b").is_err());
+        options.set("warehouse", "memory:///lake").unwrap();
         assert!(options.set("epoch_rows", "1").is_err());
         assert!(options.set("epoch_rows_max", "many").is_err());
-        assert_eq!(options.entries().len(), NUMBERS.len() + 2);
+        assert_eq!(options.entries().len(), NUMBERS.len() + 3);
     }
 }

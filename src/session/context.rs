@@ -2,6 +2,7 @@
 
 use super::PipelineHandle;
 use super::alter::{alter, as_alter};
+use super::answers::{explained, show};
 use super::checks::keep_checks;
 use super::config::OnefoldOptions;
 use super::functions::{Function, TableFunction};
@@ -10,22 +11,25 @@ use super::plan::pipeline_of;
 use super::registry::{Ports, Registry};
 use super::tables::{DeltaFactory, GeneratorFactory, open_source};
 use super::update::keep_unstored;
+use super::views;
 use crate::delta::{DmlExtensionPlanner, LowerDml, WriteReport};
 use crate::error::Error;
 use crate::plan::{
-    DedupRelationPlanner, ExposePositions, KeepVolatileAboveDedup, OnefoldQueryPlanner, PlanError,
+    DedupRelationPlanner, EmitNode, ExposePositions, KeepVolatileAboveDedup, LowerTumble,
+    OnefoldQueryPlanner, PlanError, streams, tumble_functions,
 };
 use crate::source::{Source, SourceTable, SourceTableOptions};
 use crate::sql::{ParsedStatement, WatermarkClause, parse_script};
-use crate::types::Settings;
-use arrow::array::{ArrayRef, StringArray};
-use arrow::record_batch::RecordBatch;
+use crate::types::{Emit, Settings};
 use async_trait::async_trait;
 use datafusion::common::TableReference;
 use datafusion::dataframe::DataFrame;
-use datafusion::execution::{SessionState, SessionStateBuilder};
-use datafusion::logical_expr::{CreateExternalTable, DdlStatement, LogicalPlan};
+use datafusion::execution::{FunctionRegistry, SessionState, SessionStateBuilder};
+use datafusion::logical_expr::{
+    CreateExternalTable, DdlStatement, DmlStatement, LogicalPlan, WriteOp,
+};
 use datafusion::optimizer::AnalyzerRule;
+use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
 use datafusion::prelude::SessionContext;
 use datafusion::sql::sqlparser::dialect::{Dialect, dialect_from_str};
 use std::sync::Arc;
@@ -131,8 +135,12 @@ impl OnefoldBuilderExt for SessionStateBuilder {
         let factories = state.table_factories_mut();
         factories.insert("DELTA".to_owned(), Arc::new(delta));
         factories.insert("GENERATOR".to_owned(), Arc::new(GeneratorFactory));
+        register_functions(&mut state);
         let mut rules: Vec<Arc<dyn AnalyzerRule + Send + Sync>> = vec![Arc::new(LowerDml)];
         rules.extend(state.analyzer().rules.iter().map(Arc::clone));
+        // After grouping(x) was found among what is grouped by, and before types are made to fit.
+        let fit = rules.iter().position(|rule| rule.name() == TypeCoercion::new().name());
+        rules.insert(fit.unwrap_or(rules.len()), Arc::new(LowerTumble));
         SessionStateBuilder::new_from_existing(state)
             .with_analyzer_rules(rules)
             .with_analyzer_rule(Arc::new(KeepVolatileAboveDedup))
@@ -219,6 +227,9 @@ async fn run_statement(
 ) -> Result<DataFrame, Error> {
     let state = context.state();
     if let Some(registry) = registry(&state) {
+        if let Some(frame) = views::run(context, &registry, &parsed).await? {
+            return Ok(frame);
+        }
         keep_unstored(&registry, &mut parsed.statement);
     }
     if let Some(statement) = as_alter(&parsed.statement)
@@ -238,7 +249,17 @@ async fn run_statement(
         {
             return create_source_table(context, command, parsed.watermark).await;
         }
+        LogicalPlan::Explain(explain) => {
+            if let LogicalPlan::Dml(dml) = explain.plan.as_ref()
+                && writes_stream(dml)
+            {
+                return explained(&state, explain, &inserted(dml, parsed.emit)?);
+            }
+        }
         LogicalPlan::Dml(dml) => {
+            if writes_stream(dml) {
+                dml.input = Arc::new(inserted(dml, parsed.emit)?);
+            }
             if let Some(registry) = registry(&state)
                 && let Some(pipeline) = pipeline_of(&state, &registry, dml)?
             {
@@ -257,6 +278,31 @@ async fn run_statement(
     let batches = frame.collect().await?;
     forget_token(context);
     Ok(context.read_batches(batches)?)
+}
+
+/// Whether a pipeline does what `dml` says.
+fn writes_stream(dml: &DmlStatement) -> bool {
+    matches!(dml.op, WriteOp::Insert(_)) && streams(&dml.input)
+}
+
+/// What an INSERT takes, with the EMIT of its query.
+fn inserted(dml: &DmlStatement, emit: Option<Emit>) -> Result<LogicalPlan, Error> {
+    Ok(match emit {
+        Some(emit) => EmitNode::above(&dml.input, emit)?,
+        None => dml.input.as_ref().clone(),
+    })
+}
+
+/// Functions of ours; those of the session's own that are called so stay.
+fn register_functions(state: &mut SessionState) {
+    for function in tumble_functions() {
+        if state.scalar_functions().contains_key(function.name()) {
+            continue;
+        }
+        if let Err(error) = state.register_udf(Arc::new(function)) {
+            tracing::error!(%error, "the session takes no function");
+        }
+    }
 }
 
 /// A token is for one statement.
@@ -291,16 +337,6 @@ async fn create_source_table(
     }
     context.register_table(name, Arc::new(table))?;
     Ok(context.read_empty()?)
-}
-
-/// One row that says which pipeline was made.
-fn show(context: &SessionContext, pipeline: &PipelineHandle) -> Result<DataFrame, Error> {
-    let text = |text: &str| Arc::new(StringArray::from(vec![text])) as ArrayRef;
-    let columns =
-        [("pipeline", text(pipeline.id().as_str())), ("into_table", text(pipeline.table()))];
-    let batch =
-        RecordBatch::try_from_iter(columns).map_err(datafusion::error::DataFusionError::from)?;
-    Ok(context.read_batch(batch)?)
 }
 
 fn registry(state: &SessionState) -> Option<Arc<Registry>> {

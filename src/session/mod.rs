@@ -3,6 +3,7 @@
 //! Not here: anything that could be done by a room below.
 
 mod alter;
+mod answers;
 mod checks;
 mod config;
 mod context;
@@ -14,6 +15,7 @@ mod registry;
 mod tables;
 mod update;
 mod upkeep;
+mod views;
 
 pub use context::{OnefoldBuilderExt, OnefoldContextExt};
 pub use handle::PipelineHandle;

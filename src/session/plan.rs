@@ -8,7 +8,8 @@ use crate::error::Error;
 use crate::operator::{DedupMemories, RollupMemories};
 use crate::pipeline::{EpochPlan, EpochPlanner, OperatorPart, PipelineParts, SourcePart};
 use crate::plan::{
-    ExposePositions, OperatorKind, PipelineOperator, PlanError, plan_pipeline, refuse_keys, streams,
+    ExposePositions, OperatorKind, PipelineOperator, PlanError, plan_pipeline, refuse_keys,
+    streams, take_emit,
 };
 use crate::state::{DedupMemory, OperatorMemory, RollupMemory};
 use crate::types::{PipelineId, RollupOptions};
@@ -39,6 +40,18 @@ pub(super) fn pipeline_of(
     }
     let name = dml.table_name.to_string();
     let table = target(registry, dml, &name)?;
+    table.refuse_view("a second pipeline into it")?;
+    pipeline_into(state, registry, &dml.input, table, &name).map(Some)
+}
+
+/// The pipeline of `query`, the input of an INSERT, into `table`, which SQL calls `name`.
+pub(super) fn pipeline_into(
+    state: &SessionState,
+    registry: &Registry,
+    query: &LogicalPlan,
+    table: Arc<DeltaTable>,
+    name: &str,
+) -> Result<PipelineHandle, Error> {
     let settings = options_of(state).settings;
     let id = match settings.pipeline.as_str() {
         "" => PipelineId::default(),
@@ -46,24 +59,59 @@ pub(super) fn pipeline_of(
             PipelineId::try_new(name).map_err(|error| refuse(error.to_string(), "rename it"))?
         }
     };
-    // Positions come from the slots, and not from scans of whole sources.
+    let planned = plan_query(state, query, Some(&table))?;
+    let Planned { epochs, sources, operators, owns_rows, fingerprint } = planned;
+    if owns_rows {
+        table.hold_groups();
+    }
+    let location = table.location().url.to_string();
+    let parts = PipelineParts {
+        id,
+        ledger: table,
+        planner: Arc::new(epochs),
+        sources,
+        operators,
+        owns_rows,
+        fingerprint,
+        settings,
+        clock: Arc::clone(&registry.clock),
+        entropy: Arc::clone(&registry.entropy),
+    };
+    Ok(PipelineHandle::new(parts, name, &location))
+}
+
+/// The parts of a pipeline that its query makes.
+pub(super) struct Planned {
+    pub(super) epochs: SessionEpochPlanner,
+    sources: Vec<SourcePart>,
+    operators: Vec<OperatorPart>,
+    owns_rows: bool,
+    fingerprint: String,
+}
+
+/// The query of a pipeline, analysed. Positions come from the slots, and not from scans of whole
+/// sources.
+pub(super) fn analysed(state: &SessionState, query: &LogicalPlan) -> Result<LogicalPlan> {
     let mut rules = state.analyzer().rules.clone();
     rules.retain(|rule| rule.name() != ExposePositions.name());
-    let analysed = Analyzer::with_rules(rules).execute_and_check(
-        dml.input.as_ref().clone(),
-        state.config_options(),
-        |_, _| {},
-    )?;
-    let planned = plan_pipeline(
-        &analysed,
-        RollupOptions {
-            lateness_us: settings.window_lateness_ms.saturating_mul(1_000) as i64,
-            ..RollupOptions::default()
-        },
-    )?;
+    let options = state.config_options();
+    Analyzer::with_rules(rules).execute_and_check(query.clone(), options, |_, _| {})
+}
+
+/// Plans `query`, the input of an INSERT, as a pipeline into `target`, where that is known.
+pub(super) fn plan_query(
+    state: &SessionState,
+    query: &LogicalPlan,
+    target: Option<&DeltaTable>,
+) -> Result<Planned, Error> {
+    let settings = options_of(state).settings;
+    let (query, emit) = take_emit(&analysed(state, query)?)?;
+    let lateness_us = settings.window_lateness_ms.saturating_mul(1_000) as i64;
+    let options = RollupOptions { emit, lateness_us, ..RollupOptions::default() };
+    let planned = plan_pipeline(&query, options)?;
     let owns_rows = planned.is_rollup();
-    if owns_rows {
-        refuse_target(&table, &name, &analysed)?;
+    if let Some(target) = target.filter(|_| owns_rows) {
+        refuse_target(target, &query)?;
     }
     let pool = &state.runtime_env().memory_pool;
     let Memories { dedups, rollups, operators } =
@@ -90,24 +138,13 @@ pub(super) fn pipeline_of(
         query: planned.query,
         is_one_to_one: planned.is_one_to_one,
     };
-    let location = table.location().url.to_string();
-    let parts = PipelineParts {
-        id,
-        ledger: table,
-        planner: Arc::new(epochs),
-        sources: sources.collect(),
-        operators,
-        owns_rows,
-        fingerprint: planned.fingerprint,
-        settings,
-        clock: Arc::clone(&registry.clock),
-        entropy: Arc::clone(&registry.entropy),
-    };
-    Ok(Some(PipelineHandle::new(parts, &name, &location)))
+    let fingerprint = planned.fingerprint;
+    Ok(Planned { epochs, sources: sources.collect(), operators, owns_rows, fingerprint })
 }
 
 /// Refuses a target whose rows would not be the groups of `query`.
-fn refuse_target(table: &DeltaTable, name: &str, query: &LogicalPlan) -> Result<(), Error> {
+fn refuse_target(table: &DeltaTable, query: &LogicalPlan) -> Result<(), Error> {
+    let name = table.name();
     if !table.replaces_rows() {
         let what = format!("GROUP BY into {name}, which does not replace the last row of a key,");
         let instead = "leave out merge_mode, sequence_by, op_column: each row is a whole group";
@@ -175,9 +212,9 @@ fn refuse(what: String, instead: &str) -> Error {
 }
 
 /// Plans each epoch anew from the analysed query.
-struct SessionEpochPlanner {
-    state: SessionState,
-    query: LogicalPlan,
+pub(super) struct SessionEpochPlanner {
+    pub(super) state: SessionState,
+    pub(super) query: LogicalPlan,
     is_one_to_one: bool,
 }
 

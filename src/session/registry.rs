@@ -4,7 +4,7 @@ use super::PipelineHandle;
 use crate::delta::DeltaTable;
 use crate::types::{Clock, Entropy, SystemClock, SystemEntropy};
 use arrow::datatypes::Field;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Shared by all clones of a session.
@@ -78,6 +78,19 @@ impl Registry {
         for pipeline in locked(&self.pipelines).iter_mut().filter(|own| own.location() == url) {
             *pipeline = pipeline.for_table(table);
         }
+    }
+
+    /// Forgets the name `name`, and the pipelines into its table.
+    pub(super) fn forget(&self, name: &str) {
+        locked(&self.names).remove(name);
+        locked(&self.pipelines).retain(|known| known.table() != name);
+    }
+
+    /// The materialized views, by name.
+    pub(super) fn views(&self) -> BTreeMap<String, Arc<DeltaTable>> {
+        let names = locked(&self.names);
+        let views = names.iter().filter(|(_, table)| table.view_query().is_some());
+        views.map(|(name, table)| (name.clone(), Arc::clone(table))).collect()
     }
 
     /// All pipelines, in the order of their INSERTs.

@@ -3,6 +3,7 @@
 use super::checks::OPTION;
 use super::config::OnefoldOptions;
 use super::registry::Registry;
+use super::views::VIEW_OPTION;
 use crate::delta::{DeltaError, DeltaTable, TableDefinition};
 use crate::source::{
     SourceDefinition, SourceError, SourceTable, SourceTableOptions, WatermarkSpec, create_source,
@@ -91,7 +92,8 @@ async fn open_delta(
             .map_err(|error| definition(&format!("option '{OPTION}' cannot be read: {error}")))?,
         None => Vec::new(),
     };
-    let declared = TableDefinition { schema, primary_key, partition_by, options, checks };
+    let view = options.remove(VIEW_OPTION);
+    let declared = TableDefinition { schema, primary_key, partition_by, options, checks, view };
     let declared = (!declared.schema.fields().is_empty()).then_some(declared);
     let known = registry.table_at(opened.url.as_str());
     if let Some(known) = &known {

@@ -71,7 +71,8 @@ fn clause_body(tokens: &[TokenWithSpan], index: usize) -> Option<usize> {
     is_word(&tokens[next].token, "BY").then_some(next + 1)
 }
 
-fn is_word(token: &Token, text: &str) -> bool {
+/// Whether `token` is the unquoted word `text`.
+pub(super) fn is_word(token: &Token, text: &str) -> bool {
     matches!(token, Token::Word(word)
         if word.quote_style.is_none() && word.value.eq_ignore_ascii_case(text))
 }

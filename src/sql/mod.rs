@@ -23,13 +23,16 @@
 
 mod carrier;
 mod clause;
+mod emit;
 mod error;
 mod script;
 mod upkeep;
+mod view;
 mod watermark;
 
 pub use carrier::{Carrier, read_carrier};
 pub use clause::desugar;
 pub use error::SqlError;
 pub use script::{ParsedStatement, is_complete, parse_script};
+pub use view::ViewClause;
 pub use watermark::WatermarkClause;

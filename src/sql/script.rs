@@ -1,9 +1,12 @@
 //! Scripts: several statements, each with the text its author wrote.
 
 use super::clause::{rewrite, tokenize};
+use super::emit::last_emit;
 use super::upkeep::{travel, upkeep};
+use super::view::cut_view;
 use super::watermark::{cut_watermark, place_generator};
-use super::{SqlError, WatermarkClause};
+use super::{SqlError, ViewClause, WatermarkClause};
+use crate::types::Emit;
 use datafusion::error::DataFusionError;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::dialect::Dialect;
@@ -24,6 +27,10 @@ pub struct ParsedStatement {
     pub watermark: Option<WatermarkClause>,
     /// Whether it is a command such as OPTIMIZE; `statement` is then the query that does the work.
     pub is_upkeep: bool,
+    /// What CREATE MATERIALIZED VIEW says; `statement` is then its query, explained or not.
+    pub view: Option<ViewClause>,
+    /// What EMIT at the end of the query asks for; not in `statement`.
+    pub emit: Option<Emit>,
 }
 
 impl ParsedStatement {
@@ -53,10 +60,16 @@ pub fn parse_script(text: &str, dialect: &dyn Dialect) -> Result<Vec<ParsedState
         let own = text.get(start..end).unwrap_or(text).to_owned();
         let (mut part, watermark) = cut_watermark(part, dialect)?;
         place_generator(&mut part);
+        let mut view = None;
+        if let Some((query, mut clause)) = cut_view(&part, dialect)? {
+            let from = byte_offset(text, clause.query_at).min(end);
+            text.get(from..end).unwrap_or_default().trim().clone_into(&mut clause.query);
+            (part, view) = (query, Some(clause));
+        }
         let upkeep = upkeep(&part, dialect)?;
         let is_upkeep = upkeep.is_some();
         let part = travel(upkeep.as_ref().unwrap_or(&part), dialect)?;
-        let statement = parse_one(&part, dialect)?;
+        let (statement, emit) = parse_one(&part, dialect)?;
         let Location { line, column } = first.span.start;
         statements.push(ParsedStatement {
             statement,
@@ -65,6 +78,8 @@ pub fn parse_script(text: &str, dialect: &dyn Dialect) -> Result<Vec<ParsedState
             column,
             watermark,
             is_upkeep,
+            view,
+            emit,
         });
     }
     Ok(statements)
@@ -79,13 +94,29 @@ pub fn is_complete(text: &str, dialect: &dyn Dialect) -> bool {
     last.is_none_or(|last| last.token == Token::SemiColon)
 }
 
-fn parse_one(tokens: &[TokenWithSpan], dialect: &dyn Dialect) -> Result<Statement, SqlError> {
+/// The statement, and the EMIT behind it. A text that is one without EMIT has none.
+fn parse_one(
+    tokens: &[TokenWithSpan],
+    dialect: &dyn Dialect,
+) -> Result<(Statement, Option<Emit>), SqlError> {
+    let rewritten = rewrite(tokens, dialect)?;
+    let Some(clause) = last_emit(&rewritten) else {
+        return Ok((parse_whole(&rewritten, dialect)?, None));
+    };
+    if let Ok(statement) = parse_whole(&rewritten, dialect) {
+        return Ok((statement, None)); // a table or a column called emit, and its alias
+    }
+    let statement = parse_whole(clause.before, dialect)?;
+    clause.check(&statement)?;
+    Ok((statement, Some(clause.emit)))
+}
+
+fn parse_whole(tokens: &[TokenWithSpan], dialect: &dyn Dialect) -> Result<Statement, SqlError> {
     const PLACES: &str = "DEDUP BY must follow a table, view, CTE, table function or parenthesised \
                           query";
     let failed = |error| SqlError::Statement(Box::new(error));
-    let rewritten = rewrite(tokens, dialect)?;
     let mut parser =
-        DFParserBuilder::new(rewritten).with_dialect(dialect).build().map_err(failed)?;
+        DFParserBuilder::new(tokens.to_vec()).with_dialect(dialect).build().map_err(failed)?;
     let refused = |error: DataFusionError| {
         let text = error.to_string();
         match text.split_once("found: PIVOT at Line: ") {

@@ -14,6 +14,7 @@
 mod clock;
 mod columns;
 mod dedup;
+mod emit;
 mod entropy;
 mod error;
 mod names;
@@ -27,10 +28,11 @@ pub use columns::{
     DELETE_COLUMN, POSITION_COLUMN, Position, WATERMARK_COLUMN, hidden_fields, is_hidden,
 };
 pub use dedup::{DedupOptions, LatePolicy, NullKeys, Within};
+pub use emit::Emit;
 pub use entropy::{Entropy, SystemEntropy};
 pub use error::{ErrorKind, NameError};
 pub use names::{Epoch, Incarnation, Offset, PartitionId, PipelineId};
-pub use rollup::{Emit, RollupOptions};
+pub use rollup::RollupOptions;
 pub use settings::Settings;
 pub use state_file::StateFile;
 pub use time::{EventTime, Watermark, format_duration_us, parse_duration_us};

@@ -34,6 +34,10 @@ pub struct Settings {
     /// Name of the next pipeline to be created. Default empty: the unnamed pipeline of its table.
     pub pipeline: String,
 
+    /// Folder or URL under which a materialized view without LOCATION keeps its rows, in a folder of
+    /// its name. Default empty: a view needs a LOCATION.
+    pub warehouse: String,
+
     /// Idempotency token of the next batch write, at most 256 bytes: a write under a token that the
     /// table has seen does nothing, and says so. Default empty: none.
     pub idempotency_token: String,
@@ -71,6 +75,7 @@ impl Default for Settings {
             state_bytes_max: 4 << 30,
             window_lateness_ms: 0,
             pipeline: String::new(),
+            warehouse: String::new(),
             idempotency_token: String::new(),
             compact_rows_min: 262_144,
             compact_files_min: 16,

@@ -48,6 +48,7 @@ impl AnalyzerRule for LowerDml {
         let Some(table) = provider.downcast_ref::<DeltaTable>().and_then(DeltaTable::shared) else {
             return Ok(plan);
         };
+        table.refuse_view(&verb.to_string())?;
         let pin = Arc::new(Pin::default());
         let target = Target { table: Arc::clone(&table), pin: Arc::clone(&pin) };
         let input = target.rows(verb, dml)?;
