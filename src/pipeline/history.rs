@@ -1,9 +1,11 @@
 //! The ledger of a table, read back from its manifests.
 
 use super::PipelineError;
-use super::keep::read_manifest;
+use super::keep::{read_manifest, read_state};
 use crate::commit::{Ledger, Manifest, ManifestRef};
+use crate::state::saved_groups;
 use crate::types::PipelineId;
+use arrow::record_batch::RecordBatch;
 
 /// One epoch of one pipeline.
 #[derive(Clone, Debug)]
@@ -62,4 +64,38 @@ async fn epochs(
         entries.push(HistoryEntry { manifest, path: named.path });
     }
     Ok(entries)
+}
+
+/// What one rollup remembers.
+#[derive(Clone, Debug)]
+pub struct SavedGroups {
+    /// The pipeline.
+    pub pipeline: PipelineId,
+    /// Its name in the pipeline.
+    pub operator: String,
+    /// Hash, end of the window, the group, its states, and the step that wrote them.
+    pub groups: RecordBatch,
+}
+
+/// What the rollups of every pipeline of a table remember, by the manifests of their last epochs.
+pub async fn all_saved_groups(ledger: &dyn Ledger) -> Result<Vec<SavedGroups>, PipelineError> {
+    let store = ledger.store();
+    let mut all = Vec::new();
+    for (pipeline, head) in ledger.manifests().await? {
+        let manifest = read_manifest(store.as_ref(), &head).await?;
+        for (operator, own) in &manifest.operators {
+            if !own.fingerprint.starts_with("rollup") {
+                continue;
+            }
+            let mut files = Vec::with_capacity(own.files.len());
+            for file in &own.files {
+                files.push(read_state(store.as_ref(), file).await?);
+            }
+            if let Some(groups) = saved_groups(&files)? {
+                let (pipeline, operator) = (pipeline.clone(), operator.clone());
+                all.push(SavedGroups { pipeline, operator, groups });
+            }
+        }
+    }
+    Ok(all)
 }

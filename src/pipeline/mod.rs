@@ -35,7 +35,7 @@ mod run;
 mod status;
 
 pub use error::PipelineError;
-pub use history::{HistoryEntry, history, history_of};
+pub use history::{HistoryEntry, SavedGroups, all_saved_groups, history, history_of};
 pub use parts::{EpochPlan, EpochPlanner, OperatorPart, PipelineParts, SourcePart};
 pub use restore::restore;
 pub use run::{EpochOutcome, Pipeline};

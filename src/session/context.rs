@@ -9,6 +9,7 @@ use super::functions::{Function, TableFunction};
 use super::history::History;
 use super::plan::pipeline_of;
 use super::registry::{Ports, Registry};
+use super::state::State;
 use super::tables::{DeltaFactory, GeneratorFactory, open_source};
 use super::update::keep_unstored;
 use super::views;
@@ -127,6 +128,8 @@ impl OnefoldBuilderExt for SessionStateBuilder {
         }
         let history = History { registry: Arc::clone(&registry) };
         state.register_udtf("onefold_history", Arc::new(history));
+        let remembered = State { registry: Arc::clone(&registry) };
+        state.register_udtf("onefold_state", Arc::new(remembered));
         for (name, function) in Function::ALL {
             let registry = Arc::clone(&registry);
             state.register_udtf(name, Arc::new(TableFunction { function, registry }));

@@ -18,6 +18,6 @@ pub use dedup::{Anchors, DEDUP_SHARDS, DedupMemory, DedupRow, DedupRows, Verdict
 pub use error::StateError;
 pub use memory::{EncodedState, EpochChanges, Judged, OperatorMemory};
 pub use rollup::{
-    Aggregates, FIXED_COLUMNS, GroupRows, OPEN_END, Part, ROLLUP_SHARDS, RollupMemory, hash_array,
-    hashes_of, is_bounded,
+    Aggregates, FIXED_COLUMNS, GROUP_COLUMNS, GroupRows, OPEN_END, Part, ROLLUP_SHARDS,
+    RollupMemory, hash_array, hashes_of, is_bounded, saved_groups,
 };

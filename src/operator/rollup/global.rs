@@ -152,7 +152,7 @@ impl RollupShape {
     fn merge(&self, partials: &[RecordBatch]) -> Result<Vec<GroupRows>> {
         let states = FIXED_COLUMNS + self.group_columns() + self.aggregates.state_fields().len();
         let rows = concat_batches(&self.partial, partials)?;
-        let rows = rows.project(&(0..states).collect::<Vec<_>>())?;
+        let rows = RecordBatch::try_new(Arc::clone(&self.rows), rows.columns()[..states].to_vec())?;
         let mut shards: Vec<Vec<u32>> = vec![Vec::new(); ROLLUP_SHARDS];
         for (row, hash) in hashes_of(&rows).into_iter().enumerate() {
             shards[RollupMemory::shard_of(hash)].push(row as u32);

@@ -4,7 +4,7 @@ use super::window::{WindowColumn, ends};
 use super::{GlobalRollupExec, LocalRollupExec};
 use crate::key::KeyHasher;
 use crate::operator::DedupError;
-use crate::state::{Aggregates, OPEN_END, RollupMemory, hash_array};
+use crate::state::{Aggregates, GROUP_COLUMNS, OPEN_END, RollupMemory, hash_array};
 use crate::types::RollupOptions;
 use arrow::array::{ArrayRef, Int64Array, UInt8Array, UInt64Array, new_null_array};
 use arrow::compute::cast;
@@ -115,7 +115,8 @@ pub fn plan_epoch_rollup(
     let states = aggregates.state_fields().iter();
     let states = states.map(|own| own.as_ref().clone().with_nullable(true));
     let fields: Vec<Field> = fixed.into_iter().chain(groups).chain(states).collect();
-    let rows = Arc::new(Schema::new(fields.clone()));
+    let about = HashMap::from([(GROUP_COLUMNS.to_owned(), columns.to_string())]);
+    let rows = Arc::new(Schema::new_with_metadata(fields.clone(), about));
     let shard = [Field::new(SHARD, DataType::UInt8, false)];
     let partial = Arc::new(Schema::new(fields.into_iter().chain(shard).collect::<Vec<_>>()));
     let shape =

@@ -35,7 +35,10 @@ pub(super) fn with_step(rows: &RecordBatch, step: u64) -> Result<RecordBatch, St
     let mut fields: Vec<_> = rows.schema().fields().iter().cloned().collect();
     fields.push(Arc::new(Field::new(STEP, DataType::UInt64, false)));
     let columns = rows.columns().iter().cloned().chain([steps]).collect();
-    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
+    Ok(RecordBatch::try_new(
+        Arc::new(Schema::new_with_metadata(fields, rows.schema().metadata().clone())),
+        columns,
+    )?)
 }
 
 /// Writes rows with their steps; `None` if there are none.

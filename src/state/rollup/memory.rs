@@ -252,6 +252,19 @@ impl OperatorMemory for RollupMemory {
     }
 }
 
+/// The groups that files hold, in rows as those of a chunk and a step.
+///
+/// # Errors
+///
+/// A file that is not one of rollup states.
+pub fn saved_groups(files: &[Bytes]) -> Result<Option<RecordBatch>, StateError> {
+    let mut batches = Vec::new();
+    for file in files {
+        batches.extend(format::decode(file)?);
+    }
+    format::newest(&batches, i64::MIN)
+}
+
 /// Rows with their steps, as the chunks of each shard.
 fn by_shard(rows: Option<RecordBatch>) -> Result<Vec<Option<RecordBatch>>, StateError> {
     let Some(rows) = rows else { return Ok(vec![None; ROLLUP_SHARDS]) };

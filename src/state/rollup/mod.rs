@@ -26,5 +26,6 @@ mod memory;
 mod shard;
 
 pub use aggregates::{Aggregates, Part, is_bounded};
+pub use memory::saved_groups;
 pub use memory::{ROLLUP_SHARDS, RollupMemory};
-pub use shard::{FIXED_COLUMNS, GroupRows, OPEN_END, hash_array, hashes_of};
+pub use shard::{FIXED_COLUMNS, GROUP_COLUMNS, GroupRows, OPEN_END, hash_array, hashes_of};

@@ -13,6 +13,9 @@ use std::sync::Arc;
 /// Columns before those of the group: the hash and the end of the window.
 pub const FIXED_COLUMNS: usize = 2;
 
+/// The key in a schema's metadata that says how many columns a group has.
+pub const GROUP_COLUMNS: &str = "onefold.groups";
+
 /// The end of a group that has no window.
 pub const OPEN_END: i64 = i64::MAX;
 

@@ -1,0 +1,130 @@
+//! A rollup as a pipeline, beside one query over the same rows.
+//!
+//! Answers: what it costs to keep `count`, `sum` and `max` per key and minute in an upsert table,
+//! with a commit for each million rows, beside DataFusion's GROUP BY over the same Parquet at once;
+//! and what a key costs that has nine rows of ten.
+#![allow(clippy::future_not_send, reason = "a bench waits on one thread")]
+
+use onefold::arrow::array::cast::AsArray;
+use onefold::arrow::array::types::Int64Type;
+use onefold::datafusion::prelude::{SessionConfig, SessionContext};
+use onefold::prelude::*;
+use std::error::Error as StdError;
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+type Outcome<T> = Result<T, Box<dyn StdError>>;
+
+const ROWS: u64 = 20_000_000;
+const FILES: u64 = 4;
+const KEYS: u64 = 1_000_000;
+/// All event times lie within this many minutes.
+const MINUTES: u64 = 20;
+
+/// How keys are spread over rows, as an expression of `r`, uniform in 0 to 1.
+const SPREADS: [(&str, &str); 3] = [
+    // The inverse of the distribution function of Zipf's law with exponent 1.1, for large counts.
+    ("zipf 1.1", "CAST(power(1 - r * (1 - power(K, -0.1)), -10) AS BIGINT)"),
+    ("uniform", "CAST(r * K AS BIGINT)"),
+    (
+        "one key with 9 of 10 rows",
+        "CASE WHEN r < 0.9 THEN 0 ELSE CAST((r - 0.9) * 10 * K AS BIGINT) END",
+    ),
+];
+
+fn main() -> Outcome<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        for (name, spread) in SPREADS {
+            measure(name, spread).await?;
+        }
+        Ok(())
+    })
+}
+
+async fn measure(name: &str, spread: &str) -> Outcome<()> {
+    let folder = tempfile::tempdir()?;
+    write_rows(folder.path(), spread).await?;
+    let group = "key, date_bin(INTERVAL '1 minute', at)";
+    let select = format!(
+        "SELECT key, date_bin(INTERVAL '1 minute', at) AS minute, count(*) AS n, sum(v) AS s,
+         max(v) AS m FROM"
+    );
+    let plain = SessionContext::new_with_config(SessionConfig::new());
+    let files = folder.path().join("rows").display().to_string();
+    let create = format!("CREATE EXTERNAL TABLE e STORED AS PARQUET LOCATION '{files}/'");
+    plain.sql(&create).await?.collect().await?;
+    let query =
+        format!("SELECT count(*), sum(n), sum(s), sum(m) FROM ({select} e GROUP BY {group})");
+    let (mut baseline, mut expected) = (Duration::MAX, Vec::new());
+    for _ in 0..3 {
+        let start = now();
+        expected = numbers(&plain, &query).await?;
+        baseline = baseline.min(start.elapsed());
+    }
+    let context = SessionContext::new_with_config(SessionConfig::new());
+    let context = context.with_onefold(Settings::default())?;
+    let target = folder.path().join("t").display().to_string();
+    let script = format!(
+        "CREATE UNBOUNDED EXTERNAL TABLE e (key BIGINT, at TIMESTAMP, v BIGINT,
+           WATERMARK FOR at AS at - INTERVAL '1 hour')
+         STORED AS PARQUET LOCATION '{files}/';
+         CREATE EXTERNAL TABLE t (key BIGINT NOT NULL, minute TIMESTAMP NOT NULL, n BIGINT, s BIGINT,
+           m BIGINT, PRIMARY KEY (key, minute))
+         STORED AS DELTA LOCATION '{target}';
+         INSERT INTO t {select} e GROUP BY {group}"
+    );
+    context.run_sql(&script).await?;
+    let start = now();
+    let status = context.pipeline("t")?.run_until_idle().await?;
+    let ours = start.elapsed();
+    let found = numbers(&context, "SELECT count(*), sum(n), sum(s), sum(m) FROM t").await?;
+    assert_eq!(found, expected, "{name}");
+    let rate = |time: Duration| ROWS as f64 / time.as_secs_f64() / 1e6;
+    writeln!(
+        std::io::stdout(),
+        "{name}: {:.2} M rows/s, {} groups, {} epochs, {} changes, commits {:.2} s, state {:.0} MiB; \
+         one query {:.2} M rows/s, ratio {:.2}",
+        rate(ours),
+        expected[0],
+        status.epochs,
+        status.rows_inserted + status.rows_updated,
+        status.commit_us as f64 / 1e6,
+        status.state_bytes as f64 / f64::from(1 << 20),
+        rate(baseline),
+        baseline.as_secs_f64() / ours.as_secs_f64()
+    )?;
+    Ok(())
+}
+
+async fn write_rows(folder: &Path, spread: &str) -> Outcome<()> {
+    let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
+    let spread = spread.replace('K', &KEYS.to_string());
+    let per_file = ROWS / FILES;
+    for file in 0..FILES {
+        let from = file * per_file;
+        let path = folder.join(format!("rows/{file}.parquet")).display().to_string();
+        let copy = format!(
+            "COPY (SELECT {spread} AS key, v,
+               to_timestamp_micros(1767225600000000 + v * {MINUTES} * 60000000 / {ROWS}) AS at
+             FROM (SELECT value AS v, random() AS r FROM generate_series({from}, {})))
+             TO '{path}' STORED AS PARQUET",
+            from + per_file - 1
+        );
+        context.sql(&copy).await?.collect().await?;
+    }
+    Ok(())
+}
+
+async fn numbers(context: &SessionContext, query: &str) -> Outcome<Vec<i64>> {
+    let batches = context.sql(query).await?.collect().await?;
+    let batch = batches.iter().find(|batch| batch.num_rows() > 0).ok_or("no row")?;
+    let number = |column: usize| batch.column(column).as_primitive::<Int64Type>().value(0);
+    Ok((0..batch.num_columns()).map(number).collect())
+}
+
+#[allow(clippy::disallowed_methods, reason = "a bench reads the clock")]
+fn now() -> Instant {
+    Instant::now()
+}
