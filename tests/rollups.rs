@@ -51,6 +51,14 @@ const TREE: Rollup = Rollup {
       GROUP BY CUBE(k, w)",
 };
 
+const CLOSED: Rollup = Rollup {
+    name: "windows that are closed",
+    columns: "k VARCHAR NOT NULL, w TIMESTAMP NOT NULL, c BIGINT, a DOUBLE, PRIMARY KEY (k, w)",
+    select: "SELECT coalesce(k, 'none') AS k, date_bin(INTERVAL '10 microseconds', at) AS w,
+      count(*) AS c, avg(n) AS a
+      FROM events GROUP BY coalesce(k, 'none'), date_bin(INTERVAL '10 microseconds', at)",
+};
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(8))]
 
@@ -93,7 +101,7 @@ proptest! {
     }
 }
 
-const ROLLUPS: [Rollup; 3] = [WINDOW, HAVING, TREE];
+const ROLLUPS: [Rollup; 4] = [WINDOW, HAVING, TREE, CLOSED];
 
 /// The rows of one partition: some late, some without a key or a time.
 fn log(partition: u8) -> impl Strategy<Value = Vec<Row>> {
@@ -120,10 +128,11 @@ async fn opened(
     how: How,
 ) -> Result<SessionContext, Error> {
     let context = with_events(store, source, how)?;
-    for (index, Rollup { columns, select, .. }) in ROLLUPS.iter().enumerate() {
+    for (index, Rollup { name, columns, select }) in ROLLUPS.iter().enumerate() {
+        let emit = if *name == CLOSED.name { "EMIT FINAL" } else { "" };
         let script = format!(
             "CREATE EXTERNAL TABLE g{index} ({columns}) STORED AS DELTA LOCATION 'memory:///g{index}';
-             INSERT INTO g{index} {select}"
+             INSERT INTO g{index} {select} {emit}"
         );
         context.run_sql(&script).await?;
     }
@@ -141,6 +150,7 @@ async fn run(context: &SessionContext) {
 async fn expected(logs: &[Vec<Row>], rollup: &Rollup) -> PlanResult<Vec<String>> {
     let width = if rollup.name == HAVING.name { 40 } else { 10 };
     let mut accepted = Vec::new();
+    let mut closed = i64::MAX;
     for log in logs {
         let mut newest: Option<i64> = None;
         for row in log {
@@ -151,6 +161,11 @@ async fn expected(logs: &[Vec<Row>], rollup: &Rollup) -> PlanResult<Vec<String>>
             }
             newest = Some(newest.map_or(at, |newest| newest.max(at)));
         }
+        closed = closed.min(newest.map_or(i64::MIN, |newest| newest - DELAY_US));
+    }
+    if rollup.name == CLOSED.name {
+        let end = |row: &Row| row.1.map_or(i64::MAX, |at| at.div_euclid(width) * width + width);
+        accepted.retain(|row| end(row) <= closed);
     }
     let config = SessionConfig::new().with_target_partitions(1);
     let context = SessionContext::new_with_config(config);
@@ -238,7 +253,7 @@ async fn a_table_of_groups_has_one_writer() {
 async fn a_key_that_does_not_tell_groups_apart_is_refused() {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let context = with_events(&store, &source(1), How::default()).unwrap();
-    for (columns, key, select, expected) in [
+    for (index, (columns, key, select, expected)) in [
         (
             "k VARCHAR NOT NULL, c BIGINT",
             "k",
@@ -299,12 +314,14 @@ async fn a_key_that_does_not_tell_groups_apart_is_refused() {
             "k, sum(c) FROM (SELECT k, n, count(*) AS c FROM events GROUP BY k, n) GROUP BY k",
             "into a table of its own",
         ),
-    ] {
+    ]
+    .into_iter()
+    .enumerate()
+    {
         let script = format!(
             "CREATE EXTERNAL TABLE t ({columns}, PRIMARY KEY ({key}))
-             STORED AS DELTA LOCATION 'memory:///t{}';
-             INSERT INTO t SELECT {select}",
-            expected.len()
+             STORED AS DELTA LOCATION 'memory:///t{index}';
+             INSERT INTO t SELECT {select}"
         );
         let error = context.run_sql(&script).await.unwrap_err().to_string();
         assert!(error.contains(expected), "{select}: {error}");
@@ -333,4 +350,67 @@ async fn a_sum_that_leaves_its_type_is_an_error_and_one_that_comes_back_is_exact
     let error = pipeline.run_until_idle().await.unwrap_err().to_string();
     assert!(error.contains("does not fit into Int64"), "{error}");
     assert_eq!(shown(&context, "SELECT s FROM t").await.unwrap(), ["5"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_remembered_is_shown_and_leaves_with_its_window() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let source = source(1);
+    let context = opened(&store, &source, How::default()).await.unwrap();
+    source.push("p0", &batch(&[(Some(1), Some(5), 3), (Some(1), Some(6), 4)])).unwrap();
+    run(&context).await;
+    let state = "SELECT operator, \"group\", window_end, state FROM onefold_state('g1')";
+    let found = shown(&context, state).await.unwrap();
+    let expected =
+        "rollup-0 | k=1, w=1970-01-01T00:00:00 | 1970-01-01T00:00:00.000040 | count(*)[count]=2";
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("window") || found[0].contains("1970"), "{found:?} {expected}");
+    source.push("p0", &batch(&[(Some(2), Some(200), 5)])).unwrap();
+    run(&context).await;
+    let found = shown(&context, state).await.unwrap();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("=2,"), "{found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_was_restored_goes_on_from_there() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let source = source(1);
+    let context = opened(&store, &source, How::default()).await.unwrap();
+    source.push("p0", &batch(&[(Some(1), Some(5), 3)])).unwrap();
+    run(&context).await;
+    source.push("p0", &batch(&[(Some(1), Some(6), 4), (Some(3), Some(7), 5)])).unwrap();
+    run(&context).await;
+    let all = shown(&context, "SELECT * FROM g0").await.unwrap();
+    let frames = context.run_sql("RESTORE g0 TO VERSION AS OF 2").await.unwrap();
+    for frame in frames {
+        frame.collect().await.unwrap();
+    }
+    assert_eq!(shown(&context, "SELECT k, c FROM g0").await.unwrap(), ["1 | 1"]);
+    let context = opened(&store, &source, How::default()).await.unwrap();
+    run(&context).await;
+    assert_eq!(shown(&context, "SELECT * FROM g0").await.unwrap(), all);
+}
+
+/// So many keys that the local fold freezes: some rows are folded there, and others pass through.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hot_key_among_keys_that_do_not_come_back_is_counted_whole() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let source = source(1);
+    let context = with_events(&store, &source, How { partitions: 1, ..How::default() }).unwrap();
+    let script =
+        "CREATE EXTERNAL TABLE t (m BIGINT NOT NULL, c BIGINT, s BIGINT, f BIGINT, a DOUBLE,
+          PRIMARY KEY (m)) STORED AS DELTA LOCATION 'memory:///t';
+        INSERT INTO t SELECT CASE WHEN n % 4 = 0 THEN -1 ELSE n END AS m, count(*), sum(n),
+          count(*) FILTER (WHERE n % 3 = 0), avg(n)
+        FROM events GROUP BY CASE WHEN n % 4 = 0 THEN -1 ELSE n END";
+    context.run_sql(script).await.unwrap();
+    let rows: Vec<Row> = (0..150_000).map(|number| (Some(1), Some(5), number)).collect();
+    source.push("p0", &batch(&rows)).unwrap();
+    context.pipeline("t").unwrap().run_until_idle().await.unwrap();
+    let query = "SELECT count(*), sum(c), sum(s), sum(f), max(c), max(CASE WHEN m = -1 THEN f END),
+        sum(CASE WHEN m >= 0 AND a <> m THEN 1 ELSE 0 END) FROM t";
+    let sum: i64 = (0..150_000).sum();
+    let expected = format!("112501 | 150000 | {sum} | 50000 | 37500 | 12500 | 0");
+    assert_eq!(shown(&context, query).await.unwrap(), [expected]);
 }

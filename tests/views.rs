@@ -225,7 +225,10 @@ async fn what_is_no_view_is_refused_with_the_way_out_and_leaves_nothing() {
         ),
         (format!("MATERIALIZED VIEW v {at} AS SELECT id, random() AS r {dedup}"), "random()"),
         (format!("MATERIALIZED VIEW v {at} AS SELECT id {dedup} ORDER BY id"), "ORDER BY"),
-        (format!("MATERIALIZED VIEW v {at} AS SELECT id {dedup} EMIT FINAL"), "EMIT FINAL, which"),
+        (
+            format!("MATERIALIZED VIEW v {at} AS SELECT id {dedup} EMIT FINAL"),
+            "EMIT FINAL of a query without windows",
+        ),
         (
             format!("MATERIALIZED VIEW v {at} OPTIONS ('merge.v' 'sum') AS SELECT id, v {dedup}"),
             "needs 'merge_mode' 'aggregate'",
@@ -319,7 +322,7 @@ async fn emit_is_of_a_pipeline_and_changes_is_the_default() {
     }
     for emit in [insert.to_owned(), format!("EXPLAIN {insert}")] {
         let error = refusal(&context, &format!("{emit} EMIT FINAL")).await;
-        assert!(error.contains("EMIT FINAL, which is not supported yet"), "{error}");
+        assert!(error.contains("EMIT FINAL of a query without windows"), "{error}");
     }
     for emit in ["CHANGES", "FINAL"] {
         let now = format!("SELECT id FROM clicks ORDER BY id DESC EMIT {emit}");
@@ -356,4 +359,101 @@ fn batch(rows: &[(&str, i64)]) -> RecordBatch {
     let columns: [(&str, ArrayRef, bool); 3] =
         [("id", Arc::new(id), true), ("v", Arc::new(v), true), ("at", Arc::new(at), true)];
     RecordBatch::try_from_iter_with_nullable(columns).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_primary_key_of_a_rollup_is_what_it_groups_by() {
+    let (world, source) = (World::new(), clicks());
+    let create = "CREATE MATERIALIZED VIEW sums LOCATION 'memory:///sums' AS
+        SELECT count(*) AS n, sum(v) AS v, id AS who, tumble(at, INTERVAL '10 seconds') AS since
+        FROM clicks DEDUP BY v WITHIN INTERVAL '1 hour'
+        WHERE id IS NOT NULL
+        GROUP BY id, tumble(at, INTERVAL '10 seconds') EMIT CHANGES";
+    for (pushed, expected) in [
+        (vec![("a", 1), ("b", 2), ("a", 3), ("a", 3)], vec!["a 0 2 4", "b 0 1 2"]),
+        (vec![("b", 9), ("a", 14)], vec!["a 0 2 4", "a 10 1 14", "b 0 2 11"]),
+    ] {
+        source.push("p", &batch(&pushed)).unwrap();
+        let context = session(&world, &source);
+        run(&context, create).await.unwrap();
+        context.pipeline("sums").unwrap().run_until_idle().await.unwrap();
+        let query = "SELECT who, date_part('second', since), n, v FROM sums ORDER BY who, since";
+        assert_eq!(rows(&context, query).await, expected);
+        // The key, in the order of the SELECT list.
+        let other = "CREATE EXTERNAL TABLE o (n BIGINT NOT NULL, v BIGINT, who VARCHAR NOT NULL,
+                     since TIMESTAMP NOT NULL, PRIMARY KEY (since)) STORED AS DELTA
+                     LOCATION 'memory:///sums'";
+        let error = refusal(&context, other).await;
+        assert!(error.contains("its primary key is (who, since), not (since)"), "{error}");
+        let error = refusal(&context, "UPDATE sums SET n = 0").await;
+        assert!(error.contains("so UPDATE is refused"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn having_decides_which_groups_are_there() {
+    let (world, source) = (World::new(), clicks());
+    let context = session(&world, &source);
+    let create = "CREATE MATERIALIZED VIEW few LOCATION 'memory:///few' AS
+        SELECT id, count(*) AS n FROM clicks WHERE id > '' GROUP BY id HAVING count(*) < 3";
+    run(&context, create).await.unwrap();
+    for (pushed, expected) in
+        [(vec![("a", 1), ("b", 2), ("a", 3)], vec!["a 2", "b 1"]), (vec![("a", 4)], vec!["b 1"])]
+    {
+        source.push("p", &batch(&pushed)).unwrap();
+        context.pipeline("few").unwrap().run_until_idle().await.unwrap();
+        assert_eq!(rows(&context, "SELECT id, n FROM few ORDER BY id").await, expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn levels_of_a_rollup_are_rows_of_their_own() {
+    let (world, source) = (World::new(), clicks());
+    let context = session(&world, &source);
+    let create = "CREATE MATERIALIZED VIEW levels LOCATION 'memory:///levels' AS
+        SELECT coalesce(id, 'all') AS id, grouping(id) AS level, count(*) AS n, sum(v) AS v
+        FROM clicks WHERE id IS NOT NULL GROUP BY ROLLUP(id)";
+    run(&context, create).await.unwrap();
+    // An id that is called as the level above it.
+    source.push("p", &batch(&[("all", 1), ("a", 2), ("all", 3)])).unwrap();
+    context.pipeline("levels").unwrap().run_until_idle().await.unwrap();
+    source.push("p", &batch(&[("a", 4)])).unwrap();
+    context.pipeline("levels").unwrap().run_until_idle().await.unwrap();
+    let query = "SELECT id, level, n, v FROM levels ORDER BY level, id";
+    assert_eq!(rows(&context, query).await, ["a 0 2 6", "all 0 2 4", "all 1 4 10"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rollup_by_two_statements_is_the_same_pipeline_as_its_view() {
+    let (world, source) = (World::new(), clicks());
+    source.push("p", &batch(&[("a", 1), ("b", 2), ("a", 3)])).unwrap();
+    let context = session(&world, &source);
+    let query = "SELECT id, count(*) AS n, max(v) AS v FROM clicks WHERE id > '' GROUP BY id";
+    let script = format!(
+        "CREATE MATERIALIZED VIEW v LOCATION 'memory:///v' AS {query};
+         CREATE EXTERNAL TABLE t (id VARCHAR NOT NULL, n BIGINT NOT NULL, v BIGINT,
+           PRIMARY KEY (id)) STORED AS DELTA LOCATION 'memory:///t';
+         INSERT INTO t {query}"
+    );
+    run(&context, &script).await.unwrap();
+    let mut plans = Vec::new();
+    for name in ["v", "t"] {
+        let pipeline = context.pipeline(name).unwrap();
+        pipeline.run_until_idle().await.unwrap();
+        plans.push(pipeline.epochs(1).await.unwrap().remove(0).manifest.plan.clone());
+        let query = format!("SELECT id, n, v FROM {name} ORDER BY id");
+        assert_eq!(rows(&context, &query).await, ["a 2 3", "b 1 2"]);
+    }
+    assert_eq!(plans[0], plans[1]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn explain_of_a_rollup_shows_its_key_and_its_operators() {
+    let (world, source) = (World::new(), clicks());
+    let context = session(&world, &source);
+    let explain = "EXPLAIN FORMAT INDENT CREATE MATERIALIZED VIEW v LOCATION 'memory:///v' AS
+        SELECT id, count(*) AS n FROM clicks WHERE id > '' GROUP BY id";
+    let plan = rows(&context, explain).await;
+    assert!(plan[0].contains("id Utf8 NOT NULL, n Int64 NOT NULL, PRIMARY KEY (id)"), "{plan:?}");
+    assert!(plan[2].contains("GlobalRollupExec"), "{plan:?}");
 }

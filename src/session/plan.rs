@@ -40,7 +40,9 @@ pub(super) fn pipeline_of(
     }
     let name = dml.table_name.to_string();
     let table = target(registry, dml, &name)?;
-    table.refuse_view("a second pipeline into it")?;
+    if table.view_query().is_some() {
+        table.refuse_view("a second pipeline into it")?;
+    }
     pipeline_into(state, registry, &dml.input, table, &name).map(Some)
 }
 

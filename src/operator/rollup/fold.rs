@@ -42,7 +42,6 @@ pub(super) struct Fold {
     groups: Vec<Vec<ArrayRef>>,
     accumulators: Vec<Box<dyn GroupsAccumulator>>,
     rows: usize,
-    groups_min: usize,
 }
 
 impl Fold {
@@ -55,18 +54,12 @@ impl Fold {
             groups: Vec::new(),
             accumulators: shape.aggregates.accumulators()?,
             rows: 0,
-            groups_min: GROUPS_MIN,
         })
-    }
-
-    #[cfg(test)]
-    pub(super) fn with_groups_min(self, groups_min: usize) -> Self {
-        Self { groups_min, ..self }
     }
 
     fn is_frozen(&self) -> bool {
         let groups = self.hashes.len();
-        groups >= GROUPS_MAX || (groups >= self.groups_min && groups * 2 > self.rows)
+        groups >= GROUPS_MAX || (groups >= GROUPS_MIN && groups * 2 > self.rows)
     }
 
     /// Folds rows; returns the states of those that passed through.
