@@ -4,8 +4,10 @@
 //! (that is `state`).
 
 mod dedup;
+mod sketch;
 
 pub use dedup::{
     DedupEpochExec, DedupError, DedupExec, DedupExpressions, DedupMemories, plan_bounded_dedup,
     plan_epoch_dedup,
 };
+pub use sketch::{sketch_aggregates, sketch_functions};

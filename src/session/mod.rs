@@ -11,6 +11,7 @@ mod handle;
 mod history;
 mod plan;
 mod registry;
+mod sketches;
 mod tables;
 mod update;
 mod upkeep;

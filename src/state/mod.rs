@@ -12,7 +12,9 @@
 mod dedup;
 mod error;
 mod memory;
+mod sketch;
 
 pub use dedup::{Anchors, DEDUP_SHARDS, DedupMemory, DedupRow, DedupRows, Verdict};
 pub use error::StateError;
 pub use memory::{EncodedState, EpochChanges, Judged, OperatorMemory};
+pub use sketch::{BitmapSketch, HllSketch, QuantileSketch, Sketch, SketchError, SketchKind};
