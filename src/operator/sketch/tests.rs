@@ -54,7 +54,7 @@ async fn states_are_the_stored_form_and_asking_for_them_changes_nothing() {
         let mut whole = accumulator(function, &column);
         whole.update_batch(&[Arc::clone(&column)]).unwrap();
         let expected = whole.evaluate().unwrap();
-        assert_eq!(whole.state().unwrap(), [expected.clone()]);
+        assert_eq!(whole.state().unwrap(), std::slice::from_ref(&expected));
         assert_eq!(whole.evaluate().unwrap(), expected, "{function}: again");
 
         // Two epochs, the state of the first one kept as a row.
@@ -161,8 +161,12 @@ fn context(partitions: usize, batch_size: usize, files: usize) -> SessionContext
 }
 
 fn with_functions(context: SessionContext) -> SessionContext {
-    sketch_aggregates().iter().for_each(|function| context.register_udaf((**function).clone()));
-    sketch_functions().iter().for_each(|function| context.register_udf((**function).clone()));
+    for function in sketch_aggregates() {
+        context.register_udaf((*function).clone());
+    }
+    for function in sketch_functions() {
+        context.register_udf((*function).clone());
+    }
     context
 }
 

@@ -201,7 +201,9 @@ impl Sketch for HllSketch {
                 self.coarsen(other.lg_k);
                 match &other.form {
                     Form::Coupons(coupons) => {
-                        coupons.iter().for_each(|coupon| self.insert_coupon(*coupon));
+                        for coupon in coupons {
+                            self.insert_coupon(*coupon);
+                        }
                     }
                     Form::Registers(theirs) => {
                         self.fill_registers();
@@ -284,12 +286,14 @@ fn raise_all(registers: &mut [u8], to: u8, finer: &[u8], from: u8) {
 /// Ertl's improved raw estimate, his algorithm 6.
 fn estimate(registers: &[u8], lg_k: u8) -> f64 {
     let mut counts = [0_u32; 64];
-    registers.iter().for_each(|rank| counts[usize::from(*rank)] += 1);
+    for rank in registers {
+        counts[usize::from(*rank)] += 1;
+    }
     let k = f64::from(1_u32 << lg_k);
     let top = 65 - usize::from(lg_k);
     let mut sum = k * tau(1.0 - f64::from(counts[top]) / k);
     for count in counts[1..top].iter().rev() {
-        sum = (sum + f64::from(*count)) / 2.0;
+        sum = 0.5 * (sum + f64::from(*count));
     }
     sum += k * sigma(f64::from(counts[0]) / k);
     k * k / (2.0 * std::f64::consts::LN_2 * sum)

@@ -7,8 +7,8 @@
 //!
 //! | sketch | answers | error | bytes at most |
 //! |---|---|---|---|
-//! | [`HllSketch`] | how many different values | 1.04 / sqrt(2^lg_k) standard, of the count | 12 + 0.75 * 2^lg_k, or 16 KiB + 12 where that is less |
-//! | [`QuantileSketch`] | the value at a rank | relative, of the value; known to the sketch | 39 + 13 per bucket |
+//! | [`HllSketch`] | how many different values | `1.04 / sqrt(2^lg_k)` standard, of the count | `12 + 0.75 * 2^lg_k` |
+//! | [`QuantileSketch`] | the value at a rank | relative, of the value; known to the sketch | 39 + 13 per bucket; mostly 2 or 3 |
 //! | [`BitmapSketch`] | which integers, exactly | none | grows with the distinct values |
 //!
 //! # Meaning
@@ -21,7 +21,7 @@
 //!
 //! # Why these
 //!
-//! The HLL of Apache DataSketches keeps an estimator that depends on the order of updates, and
+//! The HLL of Apache `datasketches` keeps an estimator that depends on the order of updates, and
 //! its KLL flips coins; a t-digest depends on order and has no bound. Their bytes would differ
 //! between a replay and the first run.
 //!
@@ -38,8 +38,8 @@
 //!
 //! # Sources
 //!
-//! Flajolet et al., "HyperLogLog", 2007. Ertl, "New cardinality estimation algorithms for
-//! HyperLogLog sketches", arXiv:1702.01284. Epicoco et al., "UDDSketch: accurate tracking of
+//! Flajolet et al., `HyperLogLog`, 2007. Ertl, "New cardinality estimation algorithms for
+//! `HyperLogLog` sketches", arXiv:1702.01284. Epicoco et al., "`UDDSketch`: accurate tracking of
 //! quantiles in data streams", 2020, for the collapse that keeps all quantiles. Lemire et al.,
 //! "Roaring bitmaps: implementation of an optimized software library", 2018.
 
@@ -48,13 +48,13 @@ mod error;
 mod format;
 mod hll;
 mod quantile;
-mod sketch;
 #[cfg(test)]
 mod tests;
+mod traits;
 
 pub use bitmap::BitmapSketch;
 pub use error::SketchError;
 pub use format::SketchKind;
 pub use hll::HllSketch;
 pub use quantile::QuantileSketch;
-pub use sketch::Sketch;
+pub use traits::Sketch;

@@ -39,7 +39,9 @@ fn version_1_of_the_formats_never_changes() {
     let mut bitmap = BitmapSketch::new();
     let sample = |bitmap: &BitmapSketch| hex(&bitmap.to_bytes());
     assert_eq!(sample(&bitmap), "3166736b03010000000000000000be341995");
-    [1, 70_000, -1].into_iter().for_each(|value| bitmap.insert(value));
+    for value in [1, 70_000, -1] {
+        bitmap.insert(value);
+    }
     assert_eq!(
         sample(&bitmap),
         "3166736b03010200000000000000000000003a30000002000000000000000100000018000000\
@@ -78,8 +80,7 @@ fn the_mean_estimate_is_not_off_and_its_spread_is_the_standard_error() {
     for count in [400_u64, 1000, 2560, 5000, 20_000] {
         let errors: Vec<f64> = (0..RUNS)
             .map(|run| {
-                let mut hll = HllSketch::try_new(10).unwrap();
-                (0..count).for_each(|value| hll.insert(hash(run << 32 | value)));
+                let hll = hll_of(10, (0..count).map(|value| run << 32 | value));
                 hll.estimate() as f64 / count as f64 - 1.0
             })
             .collect();
@@ -93,8 +94,7 @@ fn the_mean_estimate_is_not_off_and_its_spread_is_the_standard_error() {
 
 #[test]
 fn values_that_are_in_already_change_nothing() {
-    let mut hll = HllSketch::try_new(12).unwrap();
-    (0..5000).for_each(|value| hll.insert(hash(value)));
+    let mut hll = hll_of(12, 0..5000);
     let before = hll.clone();
     (0..5000).for_each(|value| hll.insert(hash(value)));
     assert_eq!(hll, before);
@@ -103,8 +103,7 @@ fn values_that_are_in_already_change_nothing() {
 #[test]
 fn quantiles_are_as_exact_as_the_sketch_says() {
     for (name, values) in distributions() {
-        let mut sketch = QuantileSketch::try_new(QuantileSketch::K_DEFAULT).unwrap();
-        values.iter().for_each(|value| sketch.insert(*value).unwrap());
+        let sketch = quantiles_of(QuantileSketch::K_DEFAULT, &values);
         let error = sketch.relative_error();
         assert!(error < 0.008, "{name}: {error}");
         let mut sorted = values.clone();
@@ -122,9 +121,8 @@ fn quantiles_are_as_exact_as_the_sketch_says() {
 
 #[test]
 fn a_sketch_with_few_buckets_says_how_far_it_is_off() {
-    let mut sketch = QuantileSketch::try_new(16).unwrap();
     let values: Vec<f64> = (0..600).map(|power| 10_f64.powi(power - 300)).collect();
-    values.iter().for_each(|value| sketch.insert(*value).unwrap());
+    let sketch = quantiles_of(16, &values);
     let error = sketch.relative_error();
     assert!(error > 0.9 && error <= 1.0, "{error}");
     for (index, exact) in values.iter().enumerate() {
@@ -143,9 +141,8 @@ fn odd_numbers_have_their_place() {
     }
     assert_eq!(sketch.count(), 6);
     let at = |q| sketch.estimate(q).unwrap().unwrap();
-    assert_eq!(at(0.0), f64::NEG_INFINITY);
-    assert_eq!(at(0.5).to_bits(), 0, "zero has no sign");
-    assert_eq!(at(1.0), f64::INFINITY);
+    let ends = [at(0.0), at(0.5), at(1.0)].map(f64::to_bits);
+    assert_eq!(ends, [f64::NEG_INFINITY, 0.0, f64::INFINITY].map(f64::to_bits), "0 has no sign");
     for q in [-0.1, 1.1, f64::NAN] {
         assert!(matches!(sketch.estimate(q), Err(SketchError::Rank { .. })));
     }
@@ -180,19 +177,14 @@ fn counts_never_wrap() {
 
 #[test]
 fn sets_of_integers_combine() {
-    let set = |values: std::ops::Range<i64>| {
-        let mut set = BitmapSketch::new();
-        values.for_each(|value| set.insert(value));
-        set
-    };
-    let mut both = set(-10..100_000);
-    both.intersect(&set(99_990..300_000));
-    assert_eq!(both, set(99_990..100_000));
-    let mut rest = set(-10..100_000);
-    rest.subtract(&set(0..100_000));
+    let mut both = bitmap_of(-10..100_000);
+    both.intersect(&bitmap_of(99_990..300_000));
+    assert_eq!(both, bitmap_of(99_990..100_000));
+    let mut rest = bitmap_of(-10..100_000);
+    rest.subtract(&bitmap_of(0..100_000));
     assert_eq!(rest.count(), 10);
-    assert_eq!(rest.to_bytes(), set(-10..0).to_bytes());
-    rest.subtract(&set(-10..0));
+    assert_eq!(rest.to_bytes(), bitmap_of(-10..0).to_bytes());
+    rest.subtract(&bitmap_of(-10..0));
     assert!(rest.is_empty());
     assert_eq!(rest.to_bytes(), BitmapSketch::new().to_bytes());
 }
@@ -202,15 +194,13 @@ fn the_form_of_a_set_does_not_tell_its_history() {
     // Three values as one run take as many bytes as an array: a tie.
     for count in [1, 2, 3, 4, 5, 4095, 4096, 4097, 65_536] {
         let values = move || (0..count).map(move |value| value * 11 % count);
-        let mut grown = BitmapSketch::new();
-        values().for_each(|value| grown.insert(value));
+        let grown = bitmap_of(values());
         let mut read = BitmapSketch::from_bytes(&grown.to_bytes()).unwrap();
         assert_eq!(read.to_bytes(), grown.to_bytes(), "{count}");
         values().for_each(|value| read.insert(value));
         assert_eq!(read.to_bytes(), grown.to_bytes(), "{count}");
-        let mut shrunk = BitmapSketch::new();
-        (0..count + 70_000).for_each(|value| shrunk.insert(value));
-        let mut shrunk = BitmapSketch::from_bytes(&shrunk.to_bytes()).unwrap();
+        let more = bitmap_of(0..count + 70_000).to_bytes();
+        let mut shrunk = BitmapSketch::from_bytes(&more).unwrap();
         shrunk.intersect(&grown);
         assert_eq!(shrunk.to_bytes(), grown.to_bytes(), "{count}");
     }
@@ -256,28 +246,18 @@ fn parameters_have_their_limits() {
 
 #[test]
 fn sketches_take_the_bytes_that_are_said() {
-    let hll = |lg_k, count| {
-        let mut hll = HllSketch::try_new(lg_k).unwrap();
-        (0..count).for_each(|value| hll.insert(hash(value)));
-        hll.to_bytes().len()
-    };
+    let hll = |lg_k, count| hll_of(lg_k, 0..count).to_bytes().len();
     assert_eq!((hll(12, 0), hll(12, 10), hll(12, 768), hll(12, 1000)), (12, 52, 3084, 3084));
     assert_eq!((hll(14, 10_000), hll(18, 4096), hll(18, 5000)), (12_300, 16_396, 196_620));
     for (name, values) in distributions() {
-        let mut sketch = QuantileSketch::try_new(QuantileSketch::K_DEFAULT).unwrap();
-        values.iter().for_each(|value| sketch.insert(*value).unwrap());
-        println!("{name}: {} bytes", sketch.to_bytes().len());
+        let sketch = quantiles_of(QuantileSketch::K_DEFAULT, &values);
         assert!(sketch.to_bytes().len() < 6000, "{name}");
     }
-    let bitmap = |values: &mut dyn Iterator<Item = i64>| {
-        let mut bitmap = BitmapSketch::new();
-        values.for_each(|value| bitmap.insert(value));
-        bitmap.to_bytes().len()
-    };
-    println!("neighbours {}", bitmap(&mut (0..1_000_000)));
-    println!("every third {}", bitmap(&mut (0..1_000_000).step_by(3)));
-    println!("every hundredth {}", bitmap(&mut (0..1_000_000).step_by(100)));
-    println!("anywhere {}", bitmap(&mut (0..10_000).map(|value| hash(value).cast_signed())));
+    let bitmap = |values: &mut dyn Iterator<Item = i64>| bitmap_of(values).to_bytes().len();
+    assert_eq!(bitmap(&mut (0..1_000_000)), 252);
+    assert_eq!(bitmap(&mut (0..1_000_000).step_by(3)), 131_230);
+    assert_eq!(bitmap(&mut (0..1_000_000).step_by(100)), 20_158);
+    assert_eq!(bitmap(&mut (0..10_000).map(|value| hash(value).cast_signed())), 220_018);
 }
 
 proptest! {
@@ -288,19 +268,14 @@ proptest! {
     fn an_hll_is_a_function_of_its_set(
         (values, parts) in parted(0..1500_u64), lg_k in 4_u8..=11, finer in 0_u8..=3,
     ) {
-        let hashes = |values: &[u64]| values.iter().map(|value| hash(*value)).collect::<Vec<_>>();
-        let make = |lg_k: u8, values: &[u64]| {
-            let mut hll = HllSketch::try_new(lg_k).unwrap();
-            hashes(values).into_iter().for_each(|hash| hll.insert(hash));
-            hll
-        };
-        let mut whole = make(lg_k, &values);
-        let mut sketches: Vec<HllSketch> = parts.iter().map(|part| make(lg_k, part)).collect();
+        let mut whole = hll_of(lg_k, values.iter().copied());
+        let of = |lg_k, part: &[u64]| hll_of(lg_k, part.iter().copied());
+        let mut sketches: Vec<HllSketch> = parts.iter().map(|part| of(lg_k, part)).collect();
         prop_assert_eq!(merged(&sketches).to_bytes(), whole.to_bytes());
         prop_assert_eq!(merged_as_tree(&sketches).to_bytes(), whole.to_bytes());
         // Of a finer precision, all but one.
         for (part, sketch) in parts.iter().zip(&mut sketches).skip(1) {
-            *sketch = make(lg_k + finer, part);
+            *sketch = of(lg_k + finer, part);
         }
         if !parts[0].is_empty() {
             prop_assert_eq!(merged(&sketches).to_bytes(), whole.to_bytes());
@@ -318,17 +293,13 @@ proptest! {
         ]),
         k in 16_u32..80, more in 0_u32..100,
     ) {
-        let make = |k: u32, values: &[f64]| {
-            let mut sketch = QuantileSketch::try_new(k).unwrap();
-            values.iter().for_each(|value| sketch.insert(*value).unwrap());
-            sketch
-        };
-        let whole = make(k, &values);
-        let mut sketches: Vec<QuantileSketch> = parts.iter().map(|part| make(k, part)).collect();
+        let whole = quantiles_of(k, &values);
+        let mut sketches: Vec<QuantileSketch> =
+            parts.iter().map(|part| quantiles_of(k, part)).collect();
         prop_assert_eq!(merged(&sketches).to_bytes(), whole.to_bytes());
         prop_assert_eq!(merged_as_tree(&sketches).to_bytes(), whole.to_bytes());
         for (part, sketch) in parts.iter().zip(&mut sketches).skip(1) {
-            *sketch = make(k + more, part);
+            *sketch = quantiles_of(k + more, part);
         }
         if !sketches[0].is_empty() {
             prop_assert_eq!(merged(&sketches).to_bytes(), whole.to_bytes());
@@ -340,13 +311,9 @@ proptest! {
     fn a_bitmap_is_a_function_of_its_set(
         (values, parts) in parted(prop_oneof![any::<i64>(), -9..9_i64, 0..70_000_i64, 0..500_i64]),
     ) {
-        let make = |values: &[i64]| {
-            let mut set = BitmapSketch::new();
-            values.iter().for_each(|value| set.insert(*value));
-            set
-        };
-        let mut whole = make(&values);
-        let sketches: Vec<BitmapSketch> = parts.iter().map(|part| make(part)).collect();
+        let mut whole = bitmap_of(values.iter().copied());
+        let sketches: Vec<BitmapSketch> =
+            parts.iter().map(|part| bitmap_of(part.iter().copied())).collect();
         prop_assert_eq!(merged(&sketches).to_bytes(), whole.to_bytes());
         prop_assert_eq!(merged_as_tree(&sketches).to_bytes(), whole.to_bytes());
         let distinct: std::collections::BTreeSet<&i64> = values.iter().collect();
@@ -425,17 +392,32 @@ fn any_bytes(bytes: &[u8]) {
 
 /// Two HLLs, in both forms, a quantile sketch and a bitmap.
 fn samples() -> [Vec<u8>; 4] {
-    let hll = |count| {
-        let mut hll = HllSketch::try_new(6).unwrap();
-        (0..count).for_each(|value| hll.insert(hash(value)));
-        hll.to_bytes()
-    };
-    let mut quantile = QuantileSketch::try_new(64).unwrap();
-    (-20..20).for_each(|value| quantile.insert(f64::from(value) * 1.7).unwrap());
-    let mut bitmap = BitmapSketch::new();
-    (0..300).for_each(|value| bitmap.insert(value * value * 50 % 200_000 - 7));
-    (0..30).for_each(|value| bitmap.insert(1_000_000 + value));
+    let hll = |count| hll_of(6, 0..count).to_bytes();
+    let values: Vec<f64> = (-20..20).map(|value| f64::from(value) * 1.7).collect();
+    let quantile = quantiles_of(64, &values);
+    let some = (0..300).map(|value| value * value * 50 % 200_000 - 7);
+    let bitmap = bitmap_of(some.chain(1_000_000..1_000_030));
     [hll(10), hll(1000), quantile.to_bytes(), bitmap.to_bytes()]
+}
+
+fn hll_of(lg_k: u8, values: impl IntoIterator<Item = u64>) -> HllSketch {
+    let mut hll = HllSketch::try_new(lg_k).unwrap();
+    values.into_iter().for_each(|value| hll.insert(hash(value)));
+    hll
+}
+
+fn quantiles_of(k: u32, values: &[f64]) -> QuantileSketch {
+    let mut sketch = QuantileSketch::try_new(k).unwrap();
+    for value in values {
+        sketch.insert(*value).unwrap();
+    }
+    sketch
+}
+
+fn bitmap_of(values: impl IntoIterator<Item = i64>) -> BitmapSketch {
+    let mut bitmap = BitmapSketch::new();
+    values.into_iter().for_each(|value| bitmap.insert(value));
+    bitmap
 }
 
 fn framed(kind: u8, payload: &[u8]) -> Vec<u8> {
