@@ -260,6 +260,48 @@ fn sketches_take_the_bytes_that_are_said() {
     assert_eq!(bitmap(&mut (0..10_000).map(|value| hash(value).cast_signed())), 220_018);
 }
 
+#[test]
+fn what_contradicts_itself_is_an_error_behind_a_right_checksum() {
+    let changed = |sample: usize, change: &dyn Fn(&mut Vec<u8>)| {
+        let bytes = &samples()[sample];
+        let mut payload = bytes[6..bytes.len() - 4].to_vec();
+        change(&mut payload);
+        let bytes = framed(bytes[4], &payload);
+        let error = match bytes[4] {
+            1 => HllSketch::from_bytes(&bytes).unwrap_err(),
+            2 => QuantileSketch::from_bytes(&bytes).unwrap_err(),
+            _ => BitmapSketch::from_bytes(&bytes).unwrap_err(),
+        };
+        assert!(matches!(error, SketchError::Corrupt { .. }), "{error}");
+    };
+    for sample in 0..4 {
+        changed(sample, &|payload| payload.push(0));
+        changed(sample, &|payload| payload.truncate(payload.len() - 1));
+    }
+    for lg_k in [3, 19] {
+        changed(0, &|payload| payload[0] = lg_k);
+    }
+    changed(0, &|payload| payload[1] = 2);
+    changed(0, &|payload| payload[2] &= 0xc0); // no rank
+    changed(0, &|payload| payload[2] |= 0x3f); // a rank too high
+    changed(0, &|payload| payload.copy_within(6..10, 2)); // a coupon twice
+    changed(0, &|payload| payload[0] = 4); // more coupons than such a sketch keeps
+    changed(1, &|payload| payload[2] |= 0x3f);
+    changed(2, &|payload| payload[0] = 15); // k
+    changed(2, &|payload| payload[0] = 32); // more buckets than that
+    changed(2, &|payload| payload[4] = 44); // bits cut
+    changed(2, &|payload| payload[5] += 1); // how many values
+    changed(2, &|payload| payload[5..13].fill(0));
+    changed(2, &|payload| payload[13..21].fill(0xff)); // NaN
+    changed(2, &|payload| payload[20] ^= 0x80); // the smallest value is not in the first bucket
+    changed(2, &|payload| payload[21..29].fill(0)); // nor the largest in the last one
+    changed(3, &|payload| payload[0] += 1);
+    changed(3, &|payload| {
+        payload[0] += 1; // one bitmap more, and it is empty
+        payload.extend([9, 0, 0, 0, 0x3a, 0x30, 0, 0, 0, 0, 0, 0]);
+    });
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
