@@ -199,9 +199,12 @@ fn the_form_of_a_set_does_not_tell_its_history() {
         assert_eq!(read.to_bytes(), grown.to_bytes(), "{count}");
         values().for_each(|value| read.insert(value));
         assert_eq!(read.to_bytes(), grown.to_bytes(), "{count}");
-        let more = bitmap_of(0..count + 70_000).to_bytes();
-        let mut shrunk = BitmapSketch::from_bytes(&more).unwrap();
+        let runs = |values| BitmapSketch::from_bytes(&bitmap_of(values).to_bytes()).unwrap();
+        let mut shrunk = runs(0..count + 70_000);
         shrunk.intersect(&grown);
+        assert_eq!(shrunk.to_bytes(), grown.to_bytes(), "{count}");
+        let mut shrunk = runs(0..count + 70_000);
+        shrunk.subtract(&runs(count..count + 70_000));
         assert_eq!(shrunk.to_bytes(), grown.to_bytes(), "{count}");
     }
 }
