@@ -47,10 +47,8 @@ async fn measure(name: &str, spread: &str) -> Outcome<()> {
     let folder = tempfile::tempdir()?;
     write_rows(folder.path(), spread).await?;
     let group = "key, date_bin(INTERVAL '1 minute', at)";
-    let select = format!(
-        "SELECT key, date_bin(INTERVAL '1 minute', at) AS minute, count(*) AS n, sum(v) AS s,
-         max(v) AS m FROM"
-    );
+    let select = "SELECT key, date_bin(INTERVAL '1 minute', at) AS minute, count(*) AS n, \
+                  sum(v) AS s, max(v) AS m FROM";
     let plain = SessionContext::new_with_config(SessionConfig::new());
     let files = folder.path().join("rows").display().to_string();
     let create = format!("CREATE EXTERNAL TABLE e STORED AS PARQUET LOCATION '{files}/'");

@@ -8,7 +8,7 @@ use crate::pipeline::PipelineError;
 use crate::plan::PlanError;
 use crate::source::SourceError;
 use crate::sql::SqlError;
-use crate::state::StateError;
+use crate::state::{SketchError, StateError};
 use crate::store::StoreError;
 use crate::types::ErrorKind;
 use datafusion::error::DataFusionError;
@@ -139,6 +139,9 @@ fn own_kind(error: &(dyn StdError + 'static)) -> Option<ErrorKind> {
         return Some(error.kind());
     }
     if let Some(error) = error.downcast_ref::<StateError>() {
+        return Some(error.kind());
+    }
+    if let Some(error) = error.downcast_ref::<SketchError>() {
         return Some(error.kind());
     }
     error.downcast_ref::<StoreError>().map(StoreError::kind)

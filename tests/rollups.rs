@@ -249,75 +249,75 @@ async fn a_table_of_groups_has_one_writer() {
     assert!(error.to_string().contains("it has 1 rows"), "{error}");
 }
 
+/// Columns of a table, its key, a query, and why its groups do not fit.
+const REFUSED: [(&str, &str, &str, &str); 10] = [
+    (
+        "k VARCHAR NOT NULL, c BIGINT",
+        "k",
+        "max(k), count(*) FROM events GROUP BY n",
+        "key column k is no column of GROUP BY",
+    ),
+    (
+        "k VARCHAR NOT NULL, c BIGINT",
+        "k",
+        "k, count(*) FROM events GROUP BY k, n",
+        "does not hold that column",
+    ),
+    (
+        "k BIGINT NOT NULL, c BIGINT",
+        "k",
+        "n % 2, count(*) FROM events GROUP BY n",
+        "key column k is no column of GROUP BY",
+    ),
+    (
+        "k VARCHAR NOT NULL, c BIGINT",
+        "k",
+        "coalesce(k, 'x'), count(*) FROM events GROUP BY k",
+        "GROUP BY the coalesce",
+    ),
+    (
+        "k VARCHAR NOT NULL, c BIGINT",
+        "k",
+        "k, count(*) FROM events GROUP BY ROLLUP(k)",
+        "write coalesce",
+    ),
+    (
+        "k VARCHAR NOT NULL, c BIGINT",
+        "k",
+        "coalesce(k, 'all'), count(*) FROM events GROUP BY ROLLUP(k)",
+        "does not tell them apart",
+    ),
+    (
+        "k INT NOT NULL, c BIGINT",
+        "k",
+        "CAST(CAST(n AS DOUBLE) / 3 AS INT), count(*) FROM events GROUP BY CAST(n AS DOUBLE) / 3",
+        "can make two groups one",
+    ),
+    (
+        "k VARCHAR NOT NULL, c BIGINT",
+        "k",
+        "k, count(DISTINCT n) FROM events GROUP BY k",
+        "keeps every value of a group",
+    ),
+    (
+        "k VARCHAR NOT NULL, c BIGINT",
+        "k",
+        "k, median(n) FROM events GROUP BY k",
+        "keeps every value of a group",
+    ),
+    (
+        "k VARCHAR NOT NULL, c BIGINT",
+        "k",
+        "k, sum(c) FROM (SELECT k, n, count(*) AS c FROM events GROUP BY k, n) GROUP BY k",
+        "into a table of its own",
+    ),
+];
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_that_does_not_tell_groups_apart_is_refused() {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let context = with_events(&store, &source(1), How::default()).unwrap();
-    for (index, (columns, key, select, expected)) in [
-        (
-            "k VARCHAR NOT NULL, c BIGINT",
-            "k",
-            "max(k), count(*) FROM events GROUP BY n",
-            "key column k is no column of GROUP BY",
-        ),
-        (
-            "k VARCHAR NOT NULL, c BIGINT",
-            "k",
-            "k, count(*) FROM events GROUP BY k, n",
-            "does not hold that column",
-        ),
-        (
-            "k BIGINT NOT NULL, c BIGINT",
-            "k",
-            "n % 2, count(*) FROM events GROUP BY n",
-            "key column k is no column of GROUP BY",
-        ),
-        (
-            "k VARCHAR NOT NULL, c BIGINT",
-            "k",
-            "coalesce(k, 'x'), count(*) FROM events GROUP BY k",
-            "GROUP BY the coalesce",
-        ),
-        (
-            "k VARCHAR NOT NULL, c BIGINT",
-            "k",
-            "k, count(*) FROM events GROUP BY ROLLUP(k)",
-            "write coalesce",
-        ),
-        (
-            "k VARCHAR NOT NULL, c BIGINT",
-            "k",
-            "coalesce(k, 'all'), count(*) FROM events GROUP BY ROLLUP(k)",
-            "does not tell them apart",
-        ),
-        (
-            "k INT NOT NULL, c BIGINT",
-            "k",
-            "CAST(CAST(n AS DOUBLE) / 3 AS INT), count(*) FROM events GROUP BY CAST(n AS DOUBLE) / 3",
-            "can make two groups one",
-        ),
-        (
-            "k VARCHAR NOT NULL, c BIGINT",
-            "k",
-            "k, count(DISTINCT n) FROM events GROUP BY k",
-            "keeps every value of a group",
-        ),
-        (
-            "k VARCHAR NOT NULL, c BIGINT",
-            "k",
-            "k, median(n) FROM events GROUP BY k",
-            "keeps every value of a group",
-        ),
-        (
-            "k VARCHAR NOT NULL, c BIGINT",
-            "k",
-            "k, sum(c) FROM (SELECT k, n, count(*) AS c FROM events GROUP BY k, n) GROUP BY k",
-            "into a table of its own",
-        ),
-    ]
-    .into_iter()
-    .enumerate()
-    {
+    for (index, (columns, key, select, expected)) in REFUSED.into_iter().enumerate() {
         let script = format!(
             "CREATE EXTERNAL TABLE t ({columns}, PRIMARY KEY ({key}))
              STORED AS DELTA LOCATION 'memory:///t{index}';

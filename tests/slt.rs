@@ -29,6 +29,11 @@ async fn statements_that_change_tables_say_what_they_did_or_why_they_cannot() {
     run_everywhere("table.slt").await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sketches_of_minutes_give_the_estimate_of_the_day() {
+    run_everywhere("sketches.slt").await;
+}
+
 #[tokio::test]
 async fn windows_that_tumble_are_bins() {
     run_everywhere("tumble.slt").await;

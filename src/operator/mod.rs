@@ -5,6 +5,7 @@
 
 mod dedup;
 mod rollup;
+mod sketch;
 mod time;
 
 pub use dedup::{
@@ -15,3 +16,4 @@ pub use rollup::{
     GlobalRollupExec, GroupingSet, LocalRollupExec, RollupExpressions, RollupMemories,
     WindowColumn, WindowStep, exact_sum, has_exact_sum, plan_epoch_rollup,
 };
+pub use sketch::{sketch_aggregates, sketch_functions};

@@ -17,7 +17,7 @@ use datafusion::execution::context::ExecutionProps;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan};
 use datafusion::physical_expr::create_physical_expr;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// What a column of the primary key is made of.
@@ -204,7 +204,7 @@ fn tells_apart(aggregate: &Aggregate, exprs: &[Expr], ids: &[u64]) -> Result<boo
     let ids: ArrayRef = cast(&UInt64Array::from(ids.to_vec()), field.data_type())?;
     let rows = RecordBatch::try_from_iter([(column, Arc::clone(&ids))])?;
     let known = vec![Field::new(column, field.data_type().clone(), false)];
-    let schema = DFSchema::from_unqualified_fields(known.into(), Default::default())?;
+    let schema = DFSchema::from_unqualified_fields(known.into(), HashMap::new())?;
     let mut seen: BTreeSet<Vec<String>> = BTreeSet::new();
     let mut columns = Vec::with_capacity(exprs.len());
     let nothing = PhysicalPlanningContext::default();

@@ -9,6 +9,7 @@ use super::functions::{Function, TableFunction};
 use super::history::History;
 use super::plan::pipeline_of;
 use super::registry::{Ports, Registry};
+use super::sketches::register_sketches;
 use super::state::State;
 use super::tables::{DeltaFactory, GeneratorFactory, open_source};
 use super::update::keep_unstored;
@@ -133,6 +134,9 @@ impl OnefoldBuilderExt for SessionStateBuilder {
         for (name, function) in Function::ALL {
             let registry = Arc::clone(&registry);
             state.register_udtf(name, Arc::new(TableFunction { function, registry }));
+        }
+        if let Err(error) = register_sketches(&mut state) {
+            tracing::error!(%error, "the session takes no functions of sketches");
         }
         let delta = DeltaFactory { registry };
         let factories = state.table_factories_mut();

@@ -12,6 +12,7 @@ mod handle;
 mod history;
 mod plan;
 mod registry;
+mod sketches;
 mod state;
 mod tables;
 mod update;

@@ -13,6 +13,7 @@ mod dedup;
 mod error;
 mod memory;
 mod rollup;
+mod sketch;
 
 pub use dedup::{Anchors, DEDUP_SHARDS, DedupMemory, DedupRow, DedupRows, Verdict};
 pub use error::StateError;
@@ -21,3 +22,4 @@ pub use rollup::{
     Aggregates, FIXED_COLUMNS, GROUP_COLUMNS, GroupRows, OPEN_END, Part, ROLLUP_SHARDS,
     RollupMemory, hash_array, hashes_of, is_bounded, saved_groups,
 };
+pub use sketch::{BitmapSketch, HllSketch, QuantileSketch, Sketch, SketchError, SketchKind};

@@ -109,10 +109,15 @@ impl Fold {
         let mut states = Vec::new();
         for (accumulator, (values, filter)) in self.accumulators.iter_mut().zip(rows.arguments) {
             let own = picked(values, &known)?;
-            accumulator.update_batch(&own, &ids, filtered(filter, &known)?.as_ref(), groups)?;
+            accumulator.update_batch(
+                &own,
+                &ids,
+                filtered(filter.as_ref(), &known)?.as_ref(),
+                groups,
+            )?;
             if !others.is_empty() {
                 let own = picked(values, &others)?;
-                let filter = filtered(filter, &others)?;
+                let filter = filtered(filter.as_ref(), &others)?;
                 states.extend(accumulator.convert_to_state(&own, filter.as_ref())?);
             }
         }
@@ -156,7 +161,7 @@ fn picked(columns: &[ArrayRef], rows: &UInt32Array) -> Result<Vec<ArrayRef>> {
     columns.iter().map(|column| Ok(take(column, rows, None)?)).collect()
 }
 
-fn filtered(filter: &Option<BooleanArray>, rows: &UInt32Array) -> Result<Option<BooleanArray>> {
+fn filtered(filter: Option<&BooleanArray>, rows: &UInt32Array) -> Result<Option<BooleanArray>> {
     let Some(filter) = filter else { return Ok(None) };
     Ok(Some(take(filter, rows, None)?.as_boolean().clone()))
 }

@@ -100,14 +100,14 @@ impl AggregateUDFImpl for ExactSum {
                 name,
                 state: own,
                 value,
-                sums: Vec::new(),
+                totals: Vec::new(),
                 seen: Vec::new(),
             }),
             own => Box::new(Sums::<Decimal128Type> {
                 name,
                 state: own,
                 value,
-                sums: Vec::new(),
+                totals: Vec::new(),
                 seen: Vec::new(),
             }),
         })
@@ -119,7 +119,7 @@ struct Sums<T: ArrowPrimitiveType> {
     name: String,
     state: DataType,
     value: DataType,
-    sums: Vec<T::Native>,
+    totals: Vec<T::Native>,
     /// Whether there was a value that is not NULL.
     seen: Vec<bool>,
 }
@@ -132,13 +132,13 @@ impl<T: DecimalType + Send> Sums<T> {
         filter: Option<&BooleanArray>,
         groups: usize,
     ) -> Result<()> {
-        self.sums.resize(groups, T::Native::ZERO);
+        self.totals.resize(groups, T::Native::ZERO);
         self.seen.resize(groups, false);
         for (row, id) in ids.iter().enumerate() {
             let is_in = filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row));
             if is_in && values.is_valid(row) {
-                let sum = self.sums[*id].add_checked(values.value(row));
-                self.sums[*id] = sum.map_err(|_| self.overflow())?;
+                let sum = self.totals[*id].add_checked(values.value(row));
+                self.totals[*id] = sum.map_err(|_| self.overflow())?;
                 self.seen[*id] = true;
             }
         }
@@ -152,11 +152,11 @@ impl<T: DecimalType + Send> Sums<T> {
         ))
     }
 
-    fn take(&mut self, emit: EmitTo) -> Result<ArrayRef> {
-        let sums = emit.take_needed(&mut self.sums);
+    fn take(&mut self, emit: EmitTo) -> ArrayRef {
+        let sums = emit.take_needed(&mut self.totals);
         let seen = NullBuffer::from(emit.take_needed(&mut self.seen));
         let array = PrimitiveArray::<T>::new(sums.into(), Some(seen));
-        Ok(Arc::new(array.with_data_type(self.state.clone())))
+        Arc::new(array.with_data_type(self.state.clone()))
     }
 
     fn widened(&self, values: &ArrayRef) -> Result<PrimitiveArray<T>> {
@@ -203,13 +203,13 @@ impl<T: DecimalType + Send> GroupsAccumulator for Sums<T> {
     }
 
     fn evaluate(&mut self, emit: EmitTo) -> Result<ArrayRef> {
-        let sums = self.take(emit)?;
+        let sums = self.take(emit);
         let strict = CastOptions { safe: false, ..CastOptions::default() };
         cast_with_options(&sums, &self.value, &strict).map_err(|_| self.overflow())
     }
 
     fn state(&mut self, emit: EmitTo) -> Result<Vec<ArrayRef>> {
-        Ok(vec![self.take(emit)?])
+        Ok(vec![self.take(emit)])
     }
 
     fn convert_to_state(
@@ -228,6 +228,6 @@ impl<T: DecimalType + Send> GroupsAccumulator for Sums<T> {
     }
 
     fn size(&self) -> usize {
-        self.sums.capacity() * size_of::<T::Native>() + self.seen.capacity()
+        self.totals.capacity() * size_of::<T::Native>() + self.seen.capacity()
     }
 }

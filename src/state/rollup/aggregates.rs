@@ -70,6 +70,7 @@ impl Aggregates {
     }
 
     /// The functions.
+    #[must_use]
     pub fn functions(&self) -> impl ExactSizeIterator<Item = &Arc<AggregateFunctionExpr>> {
         self.all.iter().map(|own| &own.function)
     }
