@@ -46,8 +46,8 @@ fn main() -> Outcome<()> {
 async fn measure(name: &str, spread: &str) -> Outcome<()> {
     let folder = tempfile::tempdir()?;
     write_rows(folder.path(), spread).await?;
-    let group = "key, date_bin(INTERVAL '1 minute', at)";
-    let select = "SELECT key, date_bin(INTERVAL '1 minute', at) AS minute, count(*) AS n, \
+    let group = "id, date_bin(INTERVAL '1 minute', at)";
+    let select = "SELECT id, date_bin(INTERVAL '1 minute', at) AS minute, count(*) AS n, \
                   sum(v) AS s, max(v) AS m FROM";
     let plain = SessionContext::new_with_config(SessionConfig::new());
     let files = folder.path().join("rows").display().to_string();
@@ -65,11 +65,11 @@ async fn measure(name: &str, spread: &str) -> Outcome<()> {
     let context = context.with_onefold(Settings::default())?;
     let target = folder.path().join("t").display().to_string();
     let script = format!(
-        "CREATE UNBOUNDED EXTERNAL TABLE e (key BIGINT, at TIMESTAMP, v BIGINT,
+        "CREATE UNBOUNDED EXTERNAL TABLE e (id BIGINT, at TIMESTAMP, v BIGINT,
            WATERMARK FOR at AS at - INTERVAL '1 hour')
          STORED AS PARQUET LOCATION '{files}/';
-         CREATE EXTERNAL TABLE t (key BIGINT NOT NULL, minute TIMESTAMP NOT NULL, n BIGINT, s BIGINT,
-           m BIGINT, PRIMARY KEY (key, minute))
+         CREATE EXTERNAL TABLE t (id BIGINT NOT NULL, minute TIMESTAMP NOT NULL, n BIGINT, s BIGINT,
+           m BIGINT, PRIMARY KEY (id, minute))
          STORED AS DELTA LOCATION '{target}';
          INSERT INTO t {select} e GROUP BY {group}"
     );
@@ -104,7 +104,7 @@ async fn write_rows(folder: &Path, spread: &str) -> Outcome<()> {
         let from = file * per_file;
         let path = folder.join(format!("rows/{file}.parquet")).display().to_string();
         let copy = format!(
-            "COPY (SELECT {spread} AS key, v,
+            "COPY (SELECT {spread} AS id, v,
                to_timestamp_micros(1767225600000000 + v * {MINUTES} * 60000000 / {ROWS}) AS at
              FROM (SELECT value AS v, random() AS r FROM generate_series({from}, {})))
              TO '{path}' STORED AS PARQUET",
