@@ -1,6 +1,7 @@
 //! Data files: written once under fresh names, and read by rows.
 
 use super::DeltaError;
+use super::encoding::properties;
 use super::files::{Files, LiveFile};
 use super::partition::{Partitioning, Values, column_of};
 use super::slot::Place;
@@ -16,8 +17,6 @@ use datafusion::common::runtime::SpawnedTask;
 use datafusion::parquet::arrow::arrow_reader::RowSelection;
 use datafusion::parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 use datafusion::parquet::arrow::{ArrowWriter, ProjectionMask};
-use datafusion::parquet::basic::{Compression, ZstdLevel};
-use datafusion::parquet::file::properties::WriterProperties;
 use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStore;
 use std::collections::BTreeMap;
@@ -104,12 +103,8 @@ pub(super) async fn write_files(
 }
 
 fn encode(rows: &RecordBatch) -> Result<Bytes, DeltaError> {
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
-        .set_dictionary_page_size_limit(128 << 10)
-        .build();
     let mut bytes = Vec::with_capacity(rows.get_array_memory_size() / 4);
-    let mut writer = ArrowWriter::try_new(&mut bytes, rows.schema(), Some(properties))?;
+    let mut writer = ArrowWriter::try_new(&mut bytes, rows.schema(), Some(properties(rows)?))?;
     writer.write(rows)?;
     writer.close()?;
     Ok(bytes.into())
