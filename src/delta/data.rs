@@ -67,13 +67,9 @@ pub(super) async fn write_each(
     files: Vec<FileRows>,
     now_ms: i64,
 ) -> Result<Vec<Arc<StagedFile>>, DeltaError> {
-    let writes = files.into_iter().map(|rows| {
-        let location = location.clone();
-        join(SpawnedTask::spawn(
-            async move { write_file(&location, rows, now_ms).await.map(Arc::new) },
-        ))
-    });
-    futures::stream::iter(writes).buffered(WRITES).try_collect().await
+    let writes = files.into_iter().map(|rows| write_file(location, rows, now_ms));
+    let writes = futures::stream::iter(writes.collect::<Vec<_>>()).buffered(WRITES);
+    writes.map_ok(Arc::new).try_collect().await
 }
 
 /// Writes `rows` to as many files as they need.
