@@ -26,8 +26,10 @@ const EPOCH_ROWS: usize = 1_000;
 
 fn main() -> Result<(), Box<dyn StdError>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let statements = runtime.block_on(statements())?;
-    let epochs = runtime.block_on(epochs())?;
+    // Both stay until the end: ext4 looks for the inode of a new file among those freed lately.
+    let (first, second) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let statements = runtime.block_on(statements(first.path()))?;
+    let epochs = runtime.block_on(epochs(second.path()))?;
     let theirs = theirs()?;
     let rate = |seconds: f64| EPOCH_ROWS as f64 / seconds;
     writeln!(
@@ -57,14 +59,13 @@ fn next_keys(state: &mut u64) -> BTreeSet<u64> {
 
 /// Seconds per epoch; each is one INSERT statement.
 #[allow(clippy::disallowed_methods, reason = "a bench reads the clock")]
-async fn statements() -> Result<f64, Box<dyn StdError>> {
-    let folder = tempfile::tempdir()?;
+async fn statements(folder: &Path) -> Result<f64, Box<dyn StdError>> {
     let context = SessionContext::new().with_onefold(Settings::default())?;
     let create = format!(
         "CREATE EXTERNAL TABLE t (k BIGINT NOT NULL, v BIGINT, amount DOUBLE, PRIMARY KEY (k))
          STORED AS DELTA LOCATION '{}';
          INSERT INTO t SELECT value, 0, value * 1.5 FROM generate_series(0, {})",
-        folder.path().join("t").display(),
+        folder.join("t").display(),
         ROWS - 1
     );
     context.run_sql(&create).await?;
@@ -85,9 +86,8 @@ async fn statements() -> Result<f64, Box<dyn StdError>> {
 
 /// Seconds per epoch, as a pipeline commits them.
 #[allow(clippy::disallowed_methods, reason = "a bench reads the clock")]
-async fn epochs() -> Result<f64, Box<dyn StdError>> {
-    let folder = tempfile::tempdir()?;
-    let url = url::Url::from_directory_path(folder.path()).map_err(|()| "no folder")?;
+async fn epochs(folder: &Path) -> Result<f64, Box<dyn StdError>> {
+    let url = url::Url::from_directory_path(folder).map_err(|()| "no folder")?;
     let location = Location::from_store(url.as_str(), Arc::new(DurableLocal::new()))?;
     let definition = TableDefinition {
         schema: batch(&BTreeSet::new(), 0).project(&[0, 1, 2])?.schema(),

@@ -13,7 +13,7 @@
 use super::actions::Actions;
 use super::actions::Descriptor;
 use super::log::Change;
-use crate::store::Location;
+use crate::store::{Location, write_ahead};
 use crate::types::Clock;
 use bytes::Bytes;
 use delta_kernel::committer::{CommitMetadata, CommitResponse, Committer, PublishMetadata};
@@ -21,7 +21,7 @@ use delta_kernel::engine::to_json_bytes;
 use delta_kernel::{
     Engine, FileMeta, FilteredEngineData, KernelError, KernelResult, KernelResultIterator,
 };
-use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode};
+use object_store::{Error, ObjectStore, ObjectStoreExt};
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -74,19 +74,16 @@ impl OnceCommitter {
     }
 
     async fn send(&self, version: u64, bytes: &Bytes) -> Result<Found, Error> {
-        for file in &self.change.adds {
-            file.upload.done().await?;
-        }
-        for upload in &self.change.uploads {
-            upload.done().await?;
-        }
         let path = self.location.path(&format!("_delta_log/{version:020}.json"));
+        let (options, uploaded) =
+            futures::join!(write_ahead(&self.location, &path, bytes), self.uploaded());
+        uploaded?;
         let store = &self.location.store_once;
         let mut wait = Duration::from_millis(50);
         let mut tries = 0;
         loop {
             tries += 1;
-            let sent = store.put_opts(&path, bytes.clone().into(), PutMode::Create.into()).await;
+            let sent = store.put_opts(&path, bytes.clone().into(), options.clone()).await;
             let Err(error) = sent else { return Ok(Found::Committed) }; // A
             tracing::debug!(version, %error, "a commit was not answered with OK");
             let last = tries == TRIES;
@@ -98,6 +95,17 @@ impl OnceCommitter {
             self.clock.sleep(wait).await;
             wait = (wait * 2).min(Duration::from_secs(5));
         }
+    }
+
+    /// Waits until all that the commit names is there.
+    async fn uploaded(&self) -> Result<(), Error> {
+        for file in &self.change.adds {
+            file.upload.done().await?;
+        }
+        for upload in &self.change.uploads {
+            upload.done().await?;
+        }
+        Ok(())
     }
 
     async fn look(

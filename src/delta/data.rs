@@ -1,6 +1,7 @@
 //! Data files: written once under fresh names, and read by rows.
 
 use super::DeltaError;
+use super::encoding::properties;
 use super::files::{Files, LiveFile};
 use super::partition::{Partitioning, Values, column_of};
 use super::slot::Place;
@@ -16,8 +17,6 @@ use datafusion::common::runtime::SpawnedTask;
 use datafusion::parquet::arrow::arrow_reader::RowSelection;
 use datafusion::parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 use datafusion::parquet::arrow::{ArrowWriter, ProjectionMask};
-use datafusion::parquet::basic::{Compression, ZstdLevel};
-use datafusion::parquet::file::properties::WriterProperties;
 use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStore;
 use std::collections::BTreeMap;
@@ -68,13 +67,9 @@ pub(super) async fn write_each(
     files: Vec<FileRows>,
     now_ms: i64,
 ) -> Result<Vec<Arc<StagedFile>>, DeltaError> {
-    let writes = files.into_iter().map(|rows| {
-        let location = location.clone();
-        join(SpawnedTask::spawn(
-            async move { write_file(&location, rows, now_ms).await.map(Arc::new) },
-        ))
-    });
-    futures::stream::iter(writes).buffered(WRITES).try_collect().await
+    let writes = files.into_iter().map(|rows| write_file(location, rows, now_ms));
+    let writes = futures::stream::iter(writes.collect::<Vec<_>>()).buffered(WRITES);
+    writes.map_ok(Arc::new).try_collect().await
 }
 
 /// Writes `rows` to as many files as they need.
@@ -104,12 +99,8 @@ pub(super) async fn write_files(
 }
 
 fn encode(rows: &RecordBatch) -> Result<Bytes, DeltaError> {
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
-        .set_dictionary_page_size_limit(128 << 10)
-        .build();
     let mut bytes = Vec::with_capacity(rows.get_array_memory_size() / 4);
-    let mut writer = ArrowWriter::try_new(&mut bytes, rows.schema(), Some(properties))?;
+    let mut writer = ArrowWriter::try_new(&mut bytes, rows.schema(), Some(properties(rows)?))?;
     writer.write(rows)?;
     writer.close()?;
     Ok(bytes.into())

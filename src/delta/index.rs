@@ -209,13 +209,7 @@ impl KeyIndex {
         shard: usize,
         mut entry: impl FnMut(u128, Slot),
     ) -> Result<(), KeyError> {
-        each!(self, shards => {
-            for found in shards[shard].iter() {
-                let (hash, value) = found?;
-                entry(hash, value.slot());
-            }
-        });
-        Ok(())
+        each!(self, shards => shards[shard].for_each(|hash, value| entry(hash, value.slot())))
     }
 
     /// Keys of a shard.

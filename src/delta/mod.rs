@@ -42,6 +42,7 @@ mod committer;
 mod compact;
 mod data;
 mod dml;
+mod encoding;
 mod error;
 mod files;
 mod fold;

@@ -23,6 +23,7 @@ use super::patch::Owed;
 use super::slot::{Place, Placed, Slot};
 use super::stage::join;
 use super::table::{DeltaTable, Writer};
+use super::upload::Upload;
 use super::vacuum::INDEXES_KEPT;
 use crate::key::KeyValue;
 use bytes::Bytes;
@@ -83,6 +84,8 @@ pub(super) struct Saving {
     stem: String,
     numbers: HashMap<u32, u32>,
     runs: usize,
+    /// The last run, which may be on its way while commits go on.
+    upload: Option<Upload>,
 }
 
 impl DeltaTable {
@@ -121,6 +124,7 @@ impl DeltaTable {
             stem: format!("{INDEX_FOLDER}/{version:020}-{}", Uuid::new_v4()),
             numbers: files.iter().zip(0..).map(|(file, number)| (file.ordinal, number)).collect(),
             runs: if keys < RUNS_KEYS_MIN { RUNS_MIN } else { SHARDS },
+            upload: None,
         }
     }
 
@@ -136,12 +140,22 @@ impl DeltaTable {
             let path = format!("{}-{number}.run", saving.stem);
             let bytes = encode(index, number, &saving)?;
             let (length, crc32) = (bytes.len() as u64, crc32fast::hash(&bytes));
-            self.location.store.put(&self.location.path(&path), bytes.into()).await?;
+            if let Some(before) = saving.upload.take() {
+                before.done().await?;
+            }
+            let (store, object) = (Arc::clone(&self.location.store), self.location.path(&path));
+            saving.upload = Some(Upload::begin(async move {
+                store.put(&object, bytes.into()).await?;
+                Ok(())
+            }));
             saving.head.runs.push(Run { path, bytes: length, crc32 });
             if haste == Haste::BesideCommits && saving.head.runs.len() < saving.runs {
                 writer.saving = Some(saving);
                 return Ok(());
             }
+        }
+        if let Some(last) = saving.upload.take() {
+            last.done().await?;
         }
         let json = serde_json::to_vec(&saving.head)
             .map_err(|error| DeltaError::Damaged { reason: error.to_string() })?;

@@ -18,12 +18,14 @@ use arrow::record_batch::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::common::runtime::SpawnedTask;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Begins the names of columns that files hold and tables do not show: sequences.
 pub(super) const SEQUENCE_PREFIX: &str = "__onefold_sequence_";
 /// Threads at most that one commit computes with.
 const THREADS_MAX: usize = 8;
+/// Rows that are worth more than one thread.
+const SIDE_BY_SIDE_MIN: usize = 50_000;
 /// Rows worth a file, and a core, of their own.
 const FILE_ROWS_MIN: usize = 250_000;
 
@@ -129,6 +131,12 @@ impl RowShape {
         partitions: Vec<Vec<RecordBatch>>,
         now_ms: i64,
     ) -> Result<Vec<Arc<StagedFile>>, DeltaError> {
+        let shape = self.clone();
+        let rows: usize = partitions.iter().flatten().map(RecordBatch::num_rows).sum();
+        if rows < SIDE_BY_SIDE_MIN {
+            let files = SpawnedTask::spawn_blocking(move || shape.files_of_few(&partitions));
+            return write_each(location, join(files).await?, now_ms).await;
+        }
         let mut tasks = Vec::with_capacity(partitions.len());
         for batches in partitions {
             let shape = self.clone();
@@ -139,9 +147,25 @@ impl RowShape {
             keyed.extend(join(task).await?);
         }
         let kept = self.checked(last_of_each_key(keyed).await?).await?;
-        let shape = self.clone();
         let files = join(SpawnedTask::spawn_blocking(move || shape.files(kept))).await?;
         write_each(location, files, now_ms).await
+    }
+
+    /// The files of so few rows that handing them to several threads would take longer.
+    fn files_of_few(&self, partitions: &[Vec<RecordBatch>]) -> Result<Vec<FileRows>, DeltaError> {
+        let mut keyed = Vec::with_capacity(partitions.len());
+        for batches in partitions {
+            keyed.extend(self.keyed(batches)?);
+        }
+        let mut lost = vec![Vec::new(); keyed.len()];
+        for (part, row) in losers(&keyed, 0, 1) {
+            lost[part as usize].push(row);
+        }
+        let kept = without(keyed, lost)?;
+        for own in &kept {
+            self.refuse_violations(&own.rows)?;
+        }
+        self.files(kept)
     }
 
     /// The files that the rows are worth, each of one partition.
@@ -268,7 +292,11 @@ async fn last_of_each_key(keyed: Vec<Keyed>) -> Result<Vec<Keyed>, DeltaError> {
         }
     }
     let unshared = |_| DeltaError::Damaged { reason: "rows are still in use".to_owned() };
-    let mut keyed = Arc::try_unwrap(shared).map_err(unshared)?;
+    without(Arc::try_unwrap(shared).map_err(unshared)?, losers)
+}
+
+/// The rows that did not lose; those that did are given by part.
+fn without(mut keyed: Vec<Keyed>, losers: Vec<Vec<u32>>) -> Result<Vec<Keyed>, DeltaError> {
     for (own, losers) in keyed.iter_mut().zip(losers).filter(|(_, losers)| !losers.is_empty()) {
         let mut keep = vec![true; own.hashes.len()];
         for row in losers {
@@ -362,7 +390,10 @@ pub(super) fn key_columns(
 
 /// Threads that are worth having, for work that only computes.
 pub(super) fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX)
+    static THREADS: OnceLock<usize> = OnceLock::new(); // finding out reads several files
+    *THREADS.get_or_init(|| {
+        std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX)
+    })
 }
 
 /// Waits for a task; a panic in it goes on.

@@ -187,6 +187,25 @@ impl<V: KeyValue> TieredTable<V> {
         merge(tiers).filter(|entry| !matches!(entry, Ok((_, value)) if value.is_gone()))
     }
 
+    /// Tells `entry` all entries, ascending.
+    ///
+    /// # Errors
+    ///
+    /// A run that cannot be read.
+    pub fn for_each(&self, mut entry: impl FnMut(u128, V)) -> Result<(), KeyError> {
+        if self.cold.is_empty() {
+            // There is nothing to merge, which takes several times as long.
+            let held = self.hot.iter().filter(|(_, value)| !value.is_gone());
+            held.for_each(|(hash, value)| entry(hash, value));
+            return Ok(());
+        }
+        for found in self.iter() {
+            let (hash, value) = found?;
+            entry(hash, value);
+        }
+        Ok(())
+    }
+
     /// Moves what is in memory to disk, into `folder`.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 //!
 //! Caches are the exception: what is noticed and rebuilt when it is torn needs no fsync.
 
+use super::staging::{Ahead, Staging};
 use async_trait::async_trait;
 use datafusion::common::runtime::SpawnedTask;
 use futures::stream::BoxStream;
@@ -13,7 +14,7 @@ use object_store::{
     Result, UploadPart,
 };
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path as FilePath, PathBuf};
 
@@ -45,8 +46,13 @@ impl DurableLocal {
         Self::default()
     }
 
+    /// The file that is the object `location`.
+    pub(super) fn path_of(&self, location: &Path) -> Result<PathBuf> {
+        self.inner.path_to_filesystem(location)
+    }
+
     async fn sync(&self, location: &Path) -> Result<()> {
-        let path = self.inner.path_to_filesystem(location)?;
+        let path = self.path_of(location)?;
         blocking(move || sync_file_and_folder(&path).map_err(generic)).await
     }
 }
@@ -68,18 +74,25 @@ impl ObjectStore for DurableLocal {
         if matches!(options.mode, PutMode::Update(_)) || !options.attributes.is_empty() {
             return self.inner.put_opts(location, payload, options).await; // says why it cannot
         }
-        let path = self.inner.path_to_filesystem(location)?;
+        let path = self.path_of(location)?;
         if options.extensions.get::<Unread>().is_some() {
             blocking(move || write_in_place(&path, &payload)).await?;
             return Ok(PutResult { e_tag: None, version: None });
         }
         let replaces = options.mode == PutMode::Overwrite;
+        let ahead = options.extensions.get::<Ahead>().filter(|_| !replaces);
+        let ahead = ahead.and_then(|ahead| ahead.take(&path, &payload));
         let keeps = !is_rebuilt(location);
-        blocking(move || write_whole(&path, &payload, replaces, keeps)).await?;
-        self.inner
-            .get_opts(location, GetOptions { head: true, ..GetOptions::default() })
-            .await
-            .map(|written| PutResult { e_tag: written.meta.e_tag, version: None })
+        let write = move || {
+            // A reader sees the whole file or none.
+            let staging = match ahead {
+                Some(staging) => staging,
+                None => Staging::write(&path, &payload, keeps).map_err(generic)?,
+            };
+            staging.name(replaces).map_err(|error| taken(&path, error))
+        };
+        blocking(write).await?;
+        Ok(PutResult { e_tag: None, version: None })
     }
 
     async fn put_multipart_opts(
@@ -88,7 +101,7 @@ impl ObjectStore for DurableLocal {
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
         let inner = self.inner.put_multipart_opts(location, options).await?;
-        let path = self.inner.path_to_filesystem(location)?;
+        let path = self.path_of(location)?;
         Ok(Box::new(DurableUpload { inner, path }))
     }
 
@@ -170,47 +183,18 @@ fn is_rebuilt(location: &Path) -> bool {
     location.extension() == Some("crc") || location.as_ref().contains("/_onefold/table.index/")
 }
 
-/// Writes to a staging name, fsyncs if it `keeps`, and only then gives the file its own name: a
-/// reader sees the whole file or none.
-fn write_whole(path: &FilePath, payload: &PutPayload, replaces: bool, keeps: bool) -> Result<()> {
-    let (mut file, staging) = create_staging(path).map_err(generic)?;
-    let written = payload.iter().try_for_each(|part| file.write_all(part));
-    let synced = written.and_then(|()| if keeps { file.sync_all() } else { Ok(()) });
-    let named = synced.and_then(|()| {
-        if replaces { std::fs::rename(&staging, path) } else { std::fs::hard_link(&staging, path) }
-    });
-    if !replaces || named.is_err() {
-        // A staging file that stays behind is never listed and never read.
-        drop(std::fs::remove_file(&staging));
-    }
-    match named {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            Err(Error::AlreadyExists { path: path.display().to_string(), source: Box::new(error) })
+/// What kept a file from getting its name; perhaps another has it.
+fn taken(path: &FilePath, error: io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::AlreadyExists => {
+            Error::AlreadyExists { path: path.display().to_string(), source: Box::new(error) }
         }
-        named => {
-            named.and_then(|()| if keeps { sync_folder(path) } else { Ok(()) }).map_err(generic)
-        }
-    }
-}
-
-/// Creates `path#1`, `path#2`, ...: names that `LocalFileSystem` leaves out of its listings.
-fn create_staging(path: &FilePath) -> io::Result<(File, PathBuf)> {
-    let mut number = 1_u64;
-    loop {
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!("#{number}"));
-        let staging = PathBuf::from(name);
-        match OpenOptions::new().write(true).create_new(true).open(&staging) {
-            Ok(file) => return Ok((file, staging)),
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
-            Err(error) if error.kind() == ErrorKind::NotFound => create_folders(path)?,
-            Err(error) => return Err(error),
-        }
+        _ => generic(error),
     }
 }
 
 /// Creates the folders above `path`, and fsyncs each folder that got a new entry.
-fn create_folders(path: &FilePath) -> io::Result<()> {
+pub(super) fn create_folders(path: &FilePath) -> io::Result<()> {
     let missing: Vec<PathBuf> = path
         .ancestors()
         .skip(1)
@@ -231,7 +215,7 @@ fn sync_file_and_folder(path: &FilePath) -> io::Result<()> {
     sync_folder(path)
 }
 
-fn sync_folder(path: &FilePath) -> io::Result<()> {
+pub(super) fn sync_folder(path: &FilePath) -> io::Result<()> {
     match path.parent() {
         Some(folder) if cfg!(unix) => File::open(folder)?.sync_all(),
         _ => Ok(()), // elsewhere a folder cannot be opened as a file

@@ -24,6 +24,7 @@ mod error;
 mod location;
 mod parquet;
 mod probe;
+mod staging;
 mod whole;
 
 pub use durable::{DurableLocal, unread};
@@ -31,4 +32,5 @@ pub use error::StoreError;
 pub use location::{Location, is_store_option, open_location};
 pub use parquet::ParquetObject;
 pub use probe::probe_put_if_absent;
+pub use staging::write_ahead;
 pub use whole::{WholeError, read_whole, sha256_of};
