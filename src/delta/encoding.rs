@@ -81,12 +81,12 @@ fn are_close(values: &[i64], bits: usize) -> bool {
     let Some((first, rest)) = values.split_first() else { return false };
     let (mut last, mut total) = (*first, 0);
     for block in rest.chunks(BLOCK) {
-        let (mut least, mut most) = (i64::MAX, i64::MIN);
+        let (mut low, mut high) = (i64::MAX, i64::MIN);
         for value in block {
             let difference = value.wrapping_sub(last);
-            (least, most, last) = (least.min(difference), most.max(difference), *value);
+            (low, high, last) = (low.min(difference), high.max(difference), *value);
         }
-        let range = most.wrapping_sub(least).cast_unsigned();
+        let range = high.wrapping_sub(low).cast_unsigned();
         total += block.len() * (u64::BITS - range.leading_zeros()) as usize;
     }
     total * 2 <= values.len() * bits
