@@ -66,6 +66,29 @@ fn one_lost_answer_is_survived_without_a_restart_or_with_one() {
 /// The sums of an aggregate table are of rows that came once, whatever was sent again.
 #[test]
 fn sums_are_exact_wherever_the_process_is_cut_off() {
+    sums_are_exact(&format!(
+        "CREATE EXTERNAL TABLE sums (g BIGINT, n BIGINT, total BIGINT, PRIMARY KEY (g))
+         STORED AS DELTA LOCATION 'memory:///sums'
+         OPTIONS ('merge_mode' 'aggregate', 'merge.n' 'count', 'merge.total' 'sum');
+         INSERT INTO sums SELECT n % 3 AS g, n, n AS total FROM {UNIQUE}"
+    ));
+}
+
+/// So are those of a rollup, whose states are in the same commit as its rows.
+#[test]
+fn groups_are_exact_wherever_the_process_is_cut_off() {
+    sums_are_exact(&format!(
+        "CREATE EXTERNAL TABLE sums (g BIGINT, n BIGINT, total BIGINT, PRIMARY KEY (g))
+         STORED AS DELTA LOCATION 'memory:///sums';
+         INSERT INTO sums SELECT n % 3 AS g, count(*) AS n, sum(n) AS total FROM {UNIQUE}
+         GROUP BY n % 3"
+    ));
+}
+
+const UNIQUE: &str = "events DEDUP BY k WITHIN INTERVAL '20 microseconds'
+    ALLOWED LATENESS INTERVAL '3 microseconds' WHERE n % 7 <> 3";
+
+fn sums_are_exact(script: &str) {
     const FAULTS: [Fault; 3] = [Fault::Lost, Fault::AppliedThenTimeout, Fault::AppliedLate];
     runtime().block_on(async {
         let (source, expected) = input();
@@ -78,14 +101,14 @@ fn sums_are_exact_wherever_the_process_is_cut_off() {
             .map(|group| format!("{group} {} {}", sums(group).0, sums(group).1))
             .collect();
         let counting = FaultyStore::once(Arc::new(InMemory::new()), NEVER, Fault::Lost);
-        run_sums(&as_store(&counting), &source).await.unwrap();
+        run_sums(&as_store(&counting), &source, script).await.unwrap();
         for fault in FAULTS {
             for at in 1..=counting.calls() {
                 let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
                 let faulty = FaultyStore::cut_off(Arc::clone(&inner), at, fault);
-                drop(run_sums(&as_store(&faulty), &source).await);
+                drop(run_sums(&as_store(&faulty), &source, script).await);
                 faulty.apply_late(NEVER).await;
-                let context = run_sums(&inner, &source).await.unwrap();
+                let context = run_sums(&inner, &source, script).await.unwrap();
                 let found = tables::rows(&context, "SELECT * FROM sums ORDER BY g").await;
                 assert_eq!(found, expected, "{fault:?} at call {at}");
             }
@@ -96,16 +119,11 @@ fn sums_are_exact_wherever_the_process_is_cut_off() {
 async fn run_sums(
     store: &Arc<dyn ObjectStore>,
     source: &MemorySource,
+    script: &str,
 ) -> Result<SessionContext, Error> {
     let how = How { partitions: 1, batch_size: 8192, epoch_rows_max: 25 };
     let context = session(store, source, how).await?;
-    let sums = "CREATE EXTERNAL TABLE sums (g BIGINT, n BIGINT, total BIGINT, PRIMARY KEY (g))
-         STORED AS DELTA LOCATION 'memory:///sums'
-         OPTIONS ('merge_mode' 'aggregate', 'merge.n' 'count', 'merge.total' 'sum');
-         INSERT INTO sums SELECT n % 3 AS g, n, n AS total
-         FROM events DEDUP BY k WITHIN INTERVAL '20 microseconds'
-           ALLOWED LATENESS INTERVAL '3 microseconds' WHERE n % 7 <> 3";
-    context.run_sql(sums).await?;
+    context.run_sql(script).await?;
     context.pipeline("sums")?.run_until_idle().await?;
     Ok(context)
 }

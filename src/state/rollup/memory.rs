@@ -8,6 +8,7 @@ use arrow::array::UInt32Array;
 use arrow::compute::take_record_batch;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
+use datafusion::DATAFUSION_VERSION;
 use datafusion::common::Result;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use std::collections::BTreeMap;
@@ -164,7 +165,12 @@ impl RollupMemory {
 impl OperatorMemory for RollupMemory {
     fn fingerprint(&self) -> String {
         let RollupOptions { emit, lateness_us, delay_us } = self.options;
-        format!("rollup 1, emit {emit}, lateness {lateness_us} us, delay {delay_us} us")
+        // The states of DataFusion's aggregates are its own, and may change with its major version.
+        let host = DATAFUSION_VERSION.split('.').next().unwrap_or_default();
+        format!(
+            "rollup 1 on DataFusion {host}, emit {emit}, lateness {lateness_us} us, delay \
+             {delay_us} us"
+        )
     }
 
     fn restore(
