@@ -79,12 +79,12 @@ fn mixed(value: i64) -> u64 {
 /// Whether the differences between neighbours take at most half of `bits` for each value.
 fn are_close(values: &[i64], bits: usize) -> bool {
     let Some((first, rest)) = values.split_first() else { return false };
-    let (mut last, mut total) = (*first, 0);
+    let (mut previous, mut total) = (*first, 0);
     for block in rest.chunks(BLOCK) {
         let (mut least, mut most) = (i64::MAX, i64::MIN);
         for value in block {
-            let difference = value.wrapping_sub(last);
-            (least, most, last) = (least.min(difference), most.max(difference), *value);
+            let difference = value.wrapping_sub(previous);
+            (least, most, previous) = (least.min(difference), most.max(difference), *value);
         }
         let range = most.wrapping_sub(least).cast_unsigned();
         total += block.len() * (u64::BITS - range.leading_zeros()) as usize;

@@ -142,7 +142,7 @@ mod tests {
         let options = write_ahead(&location, &path, &bytes).await;
         assert_eq!(names(folder.path()), all(["x#1"]));
         assert!(location.store.get(&path).await.is_err());
-        let inode = std::fs::File::open(folder.path().join("x#1")).unwrap().metadata().unwrap();
+        let inode = File::open(folder.path().join("x#1")).unwrap().metadata().unwrap();
         location.store.put_opts(&path, bytes.clone().into(), options.clone()).await.unwrap();
         assert_eq!(names(folder.path()), all(["x"]));
         assert_eq!(location.store.get(&path).await.unwrap().bytes().await.unwrap(), bytes);
