@@ -250,7 +250,20 @@ async fn a_table_of_groups_has_one_writer() {
 }
 
 /// Columns of a table, its key, a query, and why its groups do not fit.
-const REFUSED: [(&str, &str, &str, &str); 10] = [
+const REFUSED: [(&str, &str, &str, &str); 12] = [
+    (
+        "k VARCHAR NOT NULL, g INT NOT NULL, c BIGINT",
+        "k, g",
+        "coalesce(k, 'all'), grouping(k), count(*) FROM events GROUP BY ROLLUP(k)",
+        "may be NULL of its own",
+    ),
+    (
+        "k TIMESTAMP NOT NULL, c BIGINT",
+        "k",
+        "date_bin(INTERVAL '10 nanoseconds', CAST(at AS TIMESTAMP)), count(*) FROM events
+         GROUP BY date_bin(INTERVAL '10 nanoseconds', CAST(at AS TIMESTAMP))",
+        "can make two groups one",
+    ),
     (
         "k VARCHAR NOT NULL, c BIGINT",
         "k",

@@ -6,8 +6,11 @@
 //! ```
 
 use super::PlanError;
+use super::micros::is_kept_whole;
+use super::nulls::is_never_null;
 use super::rollup::{sets_of, top_aggregate};
 use super::trace::below;
+use super::windows::windows_of;
 use arrow::array::{ArrayRef, UInt64Array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, TimeUnit};
@@ -70,6 +73,20 @@ pub fn refuse_keys(query: &LogicalPlan, primary_key: &[(usize, String)]) -> Resu
         let instead = "add a column grouping(...) of the columns that some sets do not have";
         return Err(PlanError::incremental(what, instead).into());
     }
+    // A row without a time is in no window, and so in no group.
+    let windows = windows_of(&aggregate.input, &groups);
+    let has_null = |(index, group): &(usize, &Expr)| {
+        let is_window = windows.iter().any(|window| window.column == *index);
+        !is_window && !is_never_null(&aggregate.input, group)
+    };
+    if has_sets && let Some((_, group)) = groups.iter().enumerate().find(has_null) {
+        let what = format!(
+            "GROUP BY with several grouping sets of {group}, which may be NULL of its own and then \
+             has the key of another group,"
+        );
+        let instead = "GROUP BY coalesce(column, literal), or leave out rows by IS NOT NULL";
+        return Err(PlanError::incremental(&what, instead).into());
+    }
     Ok(())
 }
 
@@ -84,7 +101,7 @@ fn part_of(
     while !matches!(plan, LogicalPlan::Aggregate(_)) {
         (plan, expr) = below(plan, &expr).ok_or("cannot be followed to a column of GROUP BY")?;
     }
-    let expr = without_casts(&expr, (aggregate, groups))?;
+    let expr = without_casts(plan, &expr)?;
     let group = |expr: &Expr| {
         let Expr::Column(column) = expr else { return None };
         aggregate.schema.maybe_index_of_column(column).filter(|index| *index < groups.len())
@@ -100,7 +117,7 @@ fn part_of(
         Expr::ScalarFunction(call) if call.func.name() == "coalesce" => {
             match call.args.as_slice() {
                 [own, other] if is_literal(other) => {
-                    let own = without_casts(own, (aggregate, groups))?;
+                    let own = without_casts(plan, own)?;
                     match group(&own) {
                         Some(group) if has_sets => Ok(Part::Group(group)),
                         Some(_) => {
@@ -131,17 +148,16 @@ fn is_of_sets(expr: &Expr) -> bool {
 }
 
 /// `expr` without casts that give different values for different ones.
-fn without_casts(expr: &Expr, known: (&Aggregate, &[Expr])) -> Result<Expr, String> {
+fn without_casts(plan: &LogicalPlan, expr: &Expr) -> Result<Expr, String> {
     match expr {
-        Expr::Alias(own) => without_casts(&own.expr, known),
+        Expr::Alias(own) => without_casts(plan, &own.expr),
         Expr::Cast(own) if !is_of_sets(expr) && !is_literal(expr) => {
-            let from =
-                own.expr.get_type(known.0.schema.as_ref()).map_err(|error| error.to_string())?;
+            let from = own.expr.get_type(plan.schema()).map_err(|error| error.to_string())?;
             let to = own.field.data_type();
-            if !is_one_to_one(&from, to) && !is_whole_time(&own.expr, to, known) {
+            if !is_one_to_one(&from, to) && !drops_nothing(plan, &own.expr, &from, to) {
                 return Err(format!("is cast from {from} to {to}, which can make two groups one"));
             }
-            without_casts(&own.expr, known)
+            without_casts(plan, &own.expr)
         }
         other => Ok(other.clone()),
     }
@@ -171,30 +187,12 @@ const fn unit(unit: TimeUnit) -> u8 {
     }
 }
 
-/// Whether `expr` is the start of a bin, which loses nothing as microseconds.
-fn is_whole_time(expr: &Expr, to: &DataType, (aggregate, groups): (&Aggregate, &[Expr])) -> bool {
-    let mut expr = expr;
-    let column = loop {
-        expr = match expr {
-            Expr::Column(column) => break column,
-            Expr::Cast(own) => &own.expr,
-            Expr::ScalarFunction(call) if call.func.name() == "coalesce" => &call.args[0],
-            _ => return false,
-        };
-    };
-    let index = aggregate.schema.maybe_index_of_column(column);
-    let Some(group) = index.and_then(|index| groups.get(index)) else { return false };
-    is_bin(&aggregate.input, group) && matches!(to, DataType::Timestamp(TimeUnit::Microsecond, _))
-}
-
-/// Whether `expr` is the start of a bin, here or where its column comes from.
-fn is_bin(plan: &LogicalPlan, expr: &Expr) -> bool {
-    match expr {
-        Expr::Alias(own) => is_bin(plan, &own.expr),
-        Expr::Cast(own) => is_bin(plan, &own.expr),
-        Expr::ScalarFunction(call) => ["date_bin", "date_trunc"].contains(&call.func.name()),
-        _ => below(plan, expr).is_some_and(|(input, expr)| is_bin(input, &expr)),
-    }
+/// Whether a cast only drops digits below a microsecond that `expr`, over `plan`, does not have.
+fn drops_nothing(plan: &LogicalPlan, expr: &Expr, from: &DataType, to: &DataType) -> bool {
+    use TimeUnit::{Microsecond, Nanosecond};
+    let types = (from, to);
+    matches!(types, (DataType::Timestamp(Nanosecond, _), DataType::Timestamp(Microsecond, _)))
+        && is_kept_whole(plan, expr)
 }
 
 /// Whether the values of `exprs` differ between any two of the sets with these numbers.
