@@ -222,12 +222,14 @@ impl Local {
         let ends = shape.ends(&finest, &groups, batch.num_rows())?;
         let hidden = evaluated(&own.hidden, batch)?;
         let keep = self.judge(&hidden, &ends);
-        let (batch, groups) = match &keep {
+        let (batch, groups, ends) = match &keep {
             Some(keep) => {
                 let kept = groups.iter().map(|column| filter(column, keep));
-                (filter_record_batch(batch, keep)?, kept.collect::<Result<Vec<_>, _>>()?)
+                let ends = ends.into_iter().zip(keep.values()).filter(|(_, keep)| *keep);
+                let ends = ends.map(|(end, _)| end).collect();
+                (filter_record_batch(batch, keep)?, kept.collect::<Result<Vec<_>, _>>()?, ends)
             }
-            None => (batch.clone(), groups),
+            None => (batch.clone(), groups, ends),
         };
         let rows = batch.num_rows();
         if rows == 0 {
@@ -248,7 +250,11 @@ impl Local {
         let roots = self.steps.iter().filter(|(_, from)| from.is_none());
         for ((set, _), (fold, passed)) in roots.zip(self.folds.iter_mut().zip(&mut self.passed)) {
             let groups = shape.columns_of(set, &groups, rows)?;
-            let ends = end_or_open(&shape.ends(set, &groups, rows)?);
+            let ends = if *set.present == *finest.present {
+                end_or_open(&ends)
+            } else {
+                end_or_open(&shape.ends(set, &groups, rows)?)
+            };
             let mut hashes = Vec::with_capacity(rows);
             shape.hasher.hash(&groups, &mut hashes)?;
             let own = Rows { hashes: &hashes, ends: &ends, groups: &groups, arguments: &arguments };
