@@ -153,8 +153,8 @@ fn late_note(status: &PipelineStatus) -> String {
     }
     let behind = format_duration_us(watermark.0.distance_us(oldest));
     format!(
-        "   DROPPED; the oldest is of {oldest}, {behind} behind the watermark: ALLOWED LATENESS \
-         would have kept them"
+        "   DROPPED; the oldest is of {oldest}, {behind} behind the watermark: ALLOWED LATENESS of \
+         DEDUP BY, or onefold.window_lateness_ms of GROUP BY, would have kept them"
     )
 }
 
