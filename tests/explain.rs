@@ -82,6 +82,34 @@ async fn an_unbounded_table_can_be_read_as_it_is_now_and_its_class_is_shown() {
     assert_eq!(frames.pop().unwrap().count().await.unwrap(), 2);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_without_duplicates_are_folded_where_they_are_before_their_groups_are_brought_together()
+ {
+    let config = SessionConfig::new().with_target_partitions(3);
+    let context =
+        SessionContext::new_with_config(config).with_onefold(Settings::default()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("in")).unwrap();
+    let script = format!(
+        "CREATE UNBOUNDED EXTERNAL TABLE s (id BIGINT, post BIGINT NOT NULL) STORED AS CSV
+           LOCATION '{0}/in/';
+         CREATE EXTERNAL TABLE t (post BIGINT NOT NULL, n BIGINT, PRIMARY KEY (post)) STORED AS DELTA
+           LOCATION '{0}/t';
+         EXPLAIN INSERT INTO t SELECT post, count(*) FROM s DEDUP BY id WITHIN UNBOUNDED GROUP BY post",
+        folder.path().display()
+    );
+    let mut frames = context.run_sql(&script).await.unwrap();
+    let batches = frames.pop().unwrap().collect().await.unwrap();
+    let text = pretty_format_batches(&batches).unwrap().to_string();
+    let plan: Vec<String> =
+        text.lines().map(|line| line.split('|').nth(2).unwrap_or("").to_owned()).collect();
+    let global = position(&plan, "GlobalRollupExec: ");
+    let order = ["Hash([__onefold_shard@", "LocalRollupExec: ", "DedupEpochExec: "];
+    for (line, expected) in plan[global + 1..].iter().zip(order) {
+        assert!(line.contains(expected), "{expected} in {plan:#?}");
+    }
+}
+
 /// The lines of both plans; deeper lines come later.
 async fn explain(query: &str) -> Vec<String> {
     let config = SessionConfig::new().with_target_partitions(2);

@@ -168,7 +168,8 @@ impl DeltaTable {
         self.settle(writer, snapshot, actions, &vectors).await?;
         writer.index = Some(index);
         writer.owed.clear();
-        writer.changed = writer.changed.saturating_add(applied.changed.keys());
+        writer.changed_last = applied.changed.keys();
+        writer.changed = writer.changed.saturating_add(writer.changed_last);
         if let (Some(state), Some(memory)) = (state, &mut writer.memory) {
             memory.adopt(state);
         }

@@ -26,7 +26,7 @@ use serde::Deserialize;
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
 
@@ -48,7 +48,7 @@ pub(super) struct OnceCommitter {
 
 #[derive(Debug, Default)]
 pub(super) struct Sent {
-    pub(super) bytes: Bytes,
+    pub(super) actions: Actions,
     /// Why nobody knows whether it is committed.
     pub(super) unknown: Option<Error>,
 }
@@ -70,14 +70,23 @@ impl OnceCommitter {
 
     /// Takes what was sent.
     pub(super) fn take(&self) -> Sent {
-        std::mem::take(&mut *self.sent.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.sent())
     }
 
+    fn sent(&self) -> MutexGuard<'_, Sent> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends `bytes`; they are read back while the uploads that they name go on.
     async fn send(&self, version: u64, bytes: &Bytes) -> Result<Found, Error> {
         let path = self.location.path(&format!("_delta_log/{version:020}.json"));
-        let (options, uploaded) =
-            futures::join!(write_ahead(&self.location, &path, bytes), self.uploaded());
+        let (options, uploaded, actions) =
+            futures::join!(write_ahead(&self.location, &path, bytes), self.uploaded(), async {
+                Actions::parse(version, bytes)
+            });
         uploaded?;
+        let unreadable = |error| Error::Generic { store: "log", source: Box::new(error) };
+        self.sent().actions = actions.map_err(unreadable)?;
         let store = &self.location.store_once;
         let mut wait = Duration::from_millis(50);
         let mut tries = 0;
@@ -219,8 +228,6 @@ impl Committer for OnceCommitter {
 
         let outcome = self.runtime.block_on(self.send(version, &bytes));
         let size = bytes.len() as u64;
-        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
-        sent.bytes = bytes;
         match outcome {
             Ok(Found::Committed) => {
                 let path = metadata.published_commit_path()?;
@@ -230,7 +237,7 @@ impl Committer for OnceCommitter {
             Ok(Found::Lost) => Ok(CommitResponse::Conflict { version }),
             Err(error) => {
                 let text = error.to_string();
-                sent.unknown = Some(error);
+                self.sent().unknown = Some(error);
                 Err(KernelError::generic(text))
             }
         }

@@ -15,11 +15,12 @@ use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::parquet::arrow::arrow_reader::RowSelection;
-use datafusion::parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
+use datafusion::parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
 use datafusion::parquet::arrow::{ArrowWriter, ProjectionMask};
 use futures::{StreamExt, TryStreamExt};
-use object_store::ObjectStore;
+use object_store::{ObjectStore, ObjectStoreExt};
 use std::collections::BTreeMap;
+use std::io::Cursor;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -28,6 +29,8 @@ pub(super) const FILE_ROWS_MAX: usize = 1_000_000;
 /// Files read, and written, side by side.
 const READS: usize = 8;
 const WRITES: usize = 16;
+/// Files up to this size are read with one request: their footer, and each column, would be others.
+const WHOLE_BYTES_MAX: u64 = 256 << 10;
 const BATCH_ROWS: usize = 65_536;
 
 /// Rows of one partition, and where their file goes.
@@ -47,10 +50,20 @@ async fn write_file(
     location: &Location,
     rows: FileRows,
     now_ms: i64,
-) -> Result<StagedFile, DeltaError> {
-    let FileRows { partition, folder, rows, hashes } = rows;
-    let encoded = rows.clone();
+) -> Result<Arc<StagedFile>, DeltaError> {
+    let encoded = rows.rows.clone();
     let bytes = join(SpawnedTask::spawn_blocking(move || encode(&encoded))).await?;
+    Ok(begin_file(location, rows, bytes, now_ms))
+}
+
+/// Begins to write `bytes`, which are the encoded `rows`, under a fresh name.
+pub(super) fn begin_file(
+    location: &Location,
+    rows: FileRows,
+    bytes: Bytes,
+    now_ms: i64,
+) -> Arc<StagedFile> {
+    let FileRows { partition, folder, rows, hashes } = rows;
     let path = format!("{folder}part-{}.parquet", Uuid::new_v4());
     let size_bytes = bytes.len() as u64;
     let (store, object) = (Arc::clone(&location.store), LiveFile::object(location, &path));
@@ -58,7 +71,7 @@ async fn write_file(
         store.put_opts(&object, bytes.into(), unread()).await?;
         Ok(())
     });
-    Ok(StagedFile { path, size_bytes, modified_ms: now_ms, partition, rows, hashes, upload })
+    Arc::new(StagedFile { path, size_bytes, modified_ms: now_ms, partition, rows, hashes, upload })
 }
 
 /// Writes each of `files`, in their order; several side by side.
@@ -69,7 +82,7 @@ pub(super) async fn write_each(
 ) -> Result<Vec<Arc<StagedFile>>, DeltaError> {
     let writes = files.into_iter().map(|rows| write_file(location, rows, now_ms));
     let writes = futures::stream::iter(writes.collect::<Vec<_>>()).buffered(WRITES);
-    writes.map_ok(Arc::new).try_collect().await
+    writes.try_collect().await
 }
 
 /// Writes `rows` to as many files as they need.
@@ -98,7 +111,8 @@ pub(super) async fn write_files(
     write_each(location, files, now_ms).await
 }
 
-fn encode(rows: &RecordBatch) -> Result<Bytes, DeltaError> {
+/// A data file of `rows`.
+pub(super) fn encode(rows: &RecordBatch) -> Result<Bytes, DeltaError> {
     let mut bytes = Vec::with_capacity(rows.get_array_memory_size() / 4);
     let mut writer = ArrowWriter::try_new(&mut bytes, rows.schema(), Some(properties(rows)?))?;
     writer.write(rows)?;
@@ -187,10 +201,12 @@ async fn read(
     schema: &SchemaRef,
     selection: Option<RowSelection>,
 ) -> Result<Vec<RecordBatch>, DeltaError> {
-    let reader = ParquetObject {
-        store: Arc::clone(&location.store),
-        path: LiveFile::object(location, &file.path),
-        size_bytes: file.size_bytes.unsigned_abs(),
+    let (store, path) = (Arc::clone(&location.store), LiveFile::object(location, &file.path));
+    let size_bytes = file.size_bytes.unsigned_abs();
+    let reader: Box<dyn AsyncFileReader> = if size_bytes <= WHOLE_BYTES_MAX {
+        Box::new(Cursor::new(store.get(&path).await?.bytes().await?))
+    } else {
+        Box::new(ParquetObject { store, path, size_bytes })
     };
     let mut builder = ParquetRecordBatchStreamBuilder::new(reader).await?;
     let names = schema.fields().iter().map(|field| field.name().as_str());

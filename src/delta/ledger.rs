@@ -14,7 +14,7 @@
 
 use super::apply::{StagedRows, Vectors, Written, busy};
 use super::compact::Pace;
-use super::log::Change;
+use super::log::{Change, Domains};
 use super::saved::Haste;
 use super::table::{DeltaTable, Writer};
 use super::travel::TableTime;
@@ -39,13 +39,6 @@ const LOOK_BACK: u64 = 1_000;
 
 pub(super) fn fence_of(pipeline: &PipelineId) -> String {
     format!("{pipeline}/fence")
-}
-
-/// Who commits.
-struct Claim<'a> {
-    pipeline: &'a PipelineId,
-    incarnation: Incarnation,
-    epoch: Epoch,
 }
 
 #[async_trait]
@@ -85,11 +78,17 @@ impl Ledger for DeltaTable {
         let mut writer = self.writer.lock().await;
         for _ in 0..RACES_MAX {
             self.prepare(&mut writer).await?;
-            let claim = Claim { pipeline: &pipeline, incarnation, epoch };
-            if let Some(by) = self.owner_above(&writer, &claim).await? {
-                return Ok(Outcome::Fenced { by }); // A
+            let apps = [fence_of(&pipeline), pipeline.to_string()];
+            let ([fence, last], domains) = self.log.words(&writer.snapshot, apps).await?;
+            let owner = Incarnation(fence.unwrap_or_default().unsigned_abs());
+            if owner > incarnation {
+                return Ok(Outcome::Fenced { by: owner }); // A
             }
-            self.refuse_other_rows(&writer, &pipeline, &manifest).await?; // F
+            let expected = Epoch(last.unwrap_or_default().unsigned_abs()).next();
+            if expected != epoch {
+                return Err(CommitError::Gap { expected, proposed: epoch }); // E
+            }
+            self.refuse_other_rows(&writer, &named_in(domains)?, (&pipeline, &manifest))?; // F
             let txns = vec![
                 (pipeline.to_string(), epoch.0 as i64),
                 (format!("{pipeline}/incarnation"), incarnation.0 as i64),
@@ -156,17 +155,7 @@ impl DeltaTable {
         &self,
         snapshot: &SnapshotRef,
     ) -> Result<Vec<(PipelineId, ManifestRef)>, CommitError> {
-        let mut found = Vec::new();
-        for (domain, configuration) in self.log.domains(snapshot).await? {
-            let Some(name) = domain.strip_prefix(DOMAIN) else { continue };
-            let damaged = |reason: String| CommitError::Damaged { reason };
-            let id = PipelineId::try_new(name).map_err(|error| damaged(error.to_string()))?;
-            let named = serde_json::from_str(&configuration)
-                .map_err(|error| damaged(format!("domain {domain}: {error}")))?;
-            found.push((id, named));
-        }
-        found.sort_by(|one, two| one.0.cmp(&two.0));
-        Ok(found)
+        named_in(self.log.domains(snapshot).await?)
     }
 
     pub(super) async fn heads_of(&self, writer: &Writer) -> Result<Vec<PipelineHead>, CommitError> {
@@ -180,38 +169,19 @@ impl DeltaTable {
         Ok(heads)
     }
 
-    /// Who fenced the claim off, if anybody did.
-    async fn owner_above(
-        &self,
-        writer: &Writer,
-        claim: &Claim<'_>,
-    ) -> Result<Option<Incarnation>, CommitError> {
-        let fence = self.log.txn(&writer.snapshot, fence_of(claim.pipeline)).await?;
-        let owner = Incarnation(fence.unwrap_or_default().unsigned_abs());
-        if owner > claim.incarnation {
-            return Ok(Some(owner));
-        }
-        let last = self.log.txn(&writer.snapshot, claim.pipeline.to_string()).await?;
-        let expected = Epoch(last.unwrap_or_default().unsigned_abs()).next();
-        if expected != claim.epoch {
-            return Err(CommitError::Gap { expected, proposed: claim.epoch }); // E
-        }
-        Ok(None)
-    }
-
     /// Refuses a second source of rows where the rows are the groups of one pipeline.
-    async fn refuse_other_rows(
+    fn refuse_other_rows(
         &self,
         writer: &Writer,
-        pipeline: &PipelineId,
-        manifest: &ManifestRef,
+        all: &[(PipelineId, ManifestRef)],
+        (pipeline, manifest): (&PipelineId, &ManifestRef),
     ) -> Result<(), CommitError> {
         let refuse = |reason: String| {
             let table = self.name();
             Err(CommitError::Refused { reason: format!("table {table}: {reason}") })
         };
-        for (other, named) in self.named(&writer.snapshot).await? {
-            if other != *pipeline && (manifest.owns_rows || named.owns_rows) {
+        for (other, named) in all {
+            if other != pipeline && (manifest.owns_rows || named.owns_rows) {
                 return refuse(format!(
                     "its rows are groups of one pipeline, so {pipeline} cannot write there beside \
                      {other}: write into a table of its own"
@@ -303,4 +273,19 @@ impl DeltaTable {
         }
         Ok(())
     }
+}
+
+/// The manifests that domains name.
+fn named_in(domains: Domains) -> Result<Vec<(PipelineId, ManifestRef)>, CommitError> {
+    let mut found = Vec::new();
+    for (domain, configuration) in domains {
+        let Some(name) = domain.strip_prefix(DOMAIN) else { continue };
+        let damaged = |reason: String| CommitError::Damaged { reason };
+        let id = PipelineId::try_new(name).map_err(|error| damaged(error.to_string()))?;
+        let named = serde_json::from_str(&configuration)
+            .map_err(|error| damaged(format!("domain {domain}: {error}")))?;
+        found.push((id, named));
+    }
+    found.sort_by(|one, two| one.0.cmp(&two.0));
+    Ok(found)
 }

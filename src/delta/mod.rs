@@ -64,6 +64,7 @@ mod returned;
 mod rewrite;
 mod rules;
 mod saved;
+mod scan_rows;
 mod schema;
 mod sequence;
 mod sink;

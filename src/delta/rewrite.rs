@@ -15,8 +15,9 @@ use super::stage::{RowShape, StagedFile, join, key_columns, threads};
 use super::table::{DeltaTable, Writer};
 use crate::store::Location;
 use arrow::array::UInt32Array;
-use arrow::compute::{SortColumn, concat_batches, lexsort_to_indices, take_record_batch};
+use arrow::compute::{concat_batches, sort_to_indices, take_record_batch};
 use arrow::record_batch::RecordBatch;
+use arrow::row::{RowConverter, SortField};
 use datafusion::common::runtime::SpawnedTask;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use roaring::RoaringTreemap;
@@ -180,11 +181,19 @@ fn sort_by(
     keys: &[String],
     places: Vec<Place>,
 ) -> Result<(RecordBatch, Vec<Place>), DeltaError> {
-    let mut columns = Vec::with_capacity(keys.len());
-    for values in key_columns(rows, keys)? {
-        columns.push(SortColumn { values, options: None });
-    }
-    let order: UInt32Array = lexsort_to_indices(&columns, None)?;
+    let columns = key_columns(rows, keys)?;
+    let order = match columns.as_slice() {
+        [only] => sort_to_indices(only, None, None)?,
+        several => {
+            let fields = several.iter().map(|own| SortField::new(own.data_type().clone()));
+            let sortable = RowConverter::new(fields.collect())?.convert_columns(several)?;
+            let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();
+            order.sort_unstable_by(|one, two| {
+                sortable.row(*one as usize).cmp(&sortable.row(*two as usize))
+            });
+            UInt32Array::from(order)
+        }
+    };
     if order.values().is_sorted() {
         return Ok((rows.clone(), places));
     }
@@ -221,8 +230,15 @@ fn marks_in(origins: &[Vec<Place>], dead: &Dead) -> BTreeMap<usize, RoaringTreem
     if dead.is_empty() {
         return marks;
     }
-    let is_dead =
-        |(file, row): &Place| dead.get(file).is_some_and(|rows| rows.contains(u64::from(*row)));
+    let mut dead_rows: HashMap<u32, Vec<bool>> = HashMap::with_capacity(dead.len());
+    for (file, rows) in dead {
+        let mut own = vec![false; rows.max().map_or(0, |last| last as usize + 1)];
+        rows.iter().for_each(|row| own[row as usize] = true);
+        dead_rows.insert(*file, own);
+    }
+    let is_dead = |(file, row): &Place| {
+        dead_rows.get(file).is_some_and(|rows| rows.get(*row as usize) == Some(&true))
+    };
     for (file, places) in origins.iter().enumerate() {
         let rows = (0..).zip(places).filter(|(_, place)| is_dead(place)).map(|(row, _)| row);
         let rows: RoaringTreemap = rows.collect();

@@ -10,7 +10,8 @@
 //! that is missing, damaged, of another table or of a version that is no longer kept is passed over.
 //! Opening loads the newest that fits, and reads the keys of rows that came or went since.
 //!
-//! Beside commits one run is written after each, so that no epoch waits for all of them. Shards
+//! After a load all runs are written, which is little beside it. After small commits one is written
+//! each time, so that no epoch waits for all of them. Shards
 //! of later runs are then newer than the version in the head, which does no harm: what they say of
 //! files that came after that version is not read, and the rows of those files are read instead.
 //! That needs rows to be masked and never unmasked in between: a change by another writer begins a
@@ -44,6 +45,8 @@ const ORDERED_BYTES: usize = 32;
 /// Runs of a small index, and of one with so many keys or more: one for each shard.
 const RUNS_MIN: usize = 8;
 const RUNS_KEYS_MIN: usize = 2_000_000;
+/// A commit is a load if it changed this share of all keys: one in so many.
+const LOAD_SHARE: u64 = 2;
 /// Runs read side by side.
 const READS: usize = 4;
 /// Heads that are tried.
@@ -71,7 +74,7 @@ struct Run {
 /// How soon a save is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Haste {
-    /// A run after each commit, once as many keys changed as there are.
+    /// Once as many keys changed as there are: all of it after a load, else a run after each commit.
     BesideCommits,
     /// All of it, if a tenth of the keys changed.
     Now,
@@ -97,6 +100,8 @@ impl DeltaTable {
         let is_due =
             keys >= self.settings.index_keys_min.max(1) && writer.changed >= (keys / share) as u64;
         let saving = writer.saving.take();
+        let is_load = saving.is_none() && writer.changed_last * LOAD_SHARE >= keys as u64;
+        let haste = if is_load { Haste::Now } else { haste };
         let Some(saving) = saving.or_else(|| is_due.then(|| self.begin_saving(writer, keys)))
         else {
             return;

@@ -2,7 +2,7 @@
 
 use super::DeltaError;
 use super::checks::Checks;
-use super::data::{FILE_ROWS_MAX, FileRows, write_each};
+use super::data::{FILE_ROWS_MAX, FileRows, begin_file, encode, write_each};
 use super::partition::{Partitioning, Values};
 use super::rules::TableRules;
 use super::upload::Upload;
@@ -16,6 +16,7 @@ use arrow::compute::{cast, concat_batches, filter_record_batch};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use bytes::Bytes;
 use datafusion::common::runtime::SpawnedTask;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -135,7 +136,8 @@ impl RowShape {
         let rows: usize = partitions.iter().flatten().map(RecordBatch::num_rows).sum();
         if rows < SIDE_BY_SIDE_MIN {
             let files = SpawnedTask::spawn_blocking(move || shape.files_of_few(&partitions));
-            return write_each(location, join(files).await?, now_ms).await;
+            let begin = |(rows, bytes)| begin_file(location, rows, bytes, now_ms);
+            return Ok(join(files).await?.into_iter().map(begin).collect());
         }
         let mut tasks = Vec::with_capacity(partitions.len());
         for batches in partitions {
@@ -151,8 +153,11 @@ impl RowShape {
         write_each(location, files, now_ms).await
     }
 
-    /// The files of so few rows that handing them to several threads would take longer.
-    fn files_of_few(&self, partitions: &[Vec<RecordBatch>]) -> Result<Vec<FileRows>, DeltaError> {
+    /// The files of so few rows that handing them to several threads would take longer, encoded.
+    fn files_of_few(
+        &self,
+        partitions: &[Vec<RecordBatch>],
+    ) -> Result<Vec<(FileRows, Bytes)>, DeltaError> {
         let mut keyed = Vec::with_capacity(partitions.len());
         for batches in partitions {
             keyed.extend(self.keyed(batches)?);
@@ -165,7 +170,8 @@ impl RowShape {
         for own in &kept {
             self.refuse_violations(&own.rows)?;
         }
-        self.files(kept)
+        let encoded = |rows: FileRows| encode(&rows.rows).map(|bytes| (rows, bytes));
+        self.files(kept)?.into_iter().map(encoded).collect()
     }
 
     /// The files that the rows are worth, each of one partition.

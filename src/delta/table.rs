@@ -119,6 +119,8 @@ pub(super) struct Writer {
     pub(super) owed: Owed,
     /// Keys changed since the index was last saved.
     pub(super) changed: u64,
+    /// Keys that the last commit of rows changed.
+    pub(super) changed_last: u64,
     /// A save of the index that goes on beside commits.
     pub(super) saving: Option<Saving>,
     /// Adds and removes since the last checkpoint of this process.
@@ -191,6 +193,7 @@ impl DeltaTable {
             memory: None,
             owed: Owed::new(),
             changed: 0,
+            changed_last: 0,
             saving: None,
             actions: 0,
             rewrite: None,

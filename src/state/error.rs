@@ -1,5 +1,6 @@
 //! What can go wrong with remembered state.
 
+use crate::key::KeyError;
 use crate::types::ErrorKind;
 use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
@@ -17,6 +18,17 @@ pub enum StateError {
     /// Groups could not be put together or saved.
     #[error("rollup states: {0}")]
     Groups(#[source] Box<DataFusionError>),
+    /// What was moved out of memory cannot be written or read.
+    #[error("groups cannot be kept in {folder}: {source}")]
+    Disk {
+        /// The folder for temporary files.
+        folder: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The index of the groups failed on disk.
+    #[error("index of the groups: {0}")]
+    Index(#[from] KeyError),
     /// The memory is full.
     #[error(
         "{operator} remembers {held_bytes} bytes, and its limit is {limit_bytes} bytes: raise onefold.state_bytes_max, or shorten WITHIN or the windows"
@@ -38,6 +50,8 @@ impl StateError {
         match self {
             Self::Corrupt { .. } => ErrorKind::Data,
             Self::Groups(_) => ErrorKind::Internal,
+            Self::Disk { .. } => ErrorKind::Unavailable,
+            Self::Index(error) => error.kind(),
             Self::Full { .. } => ErrorKind::Exhausted,
         }
     }

@@ -23,6 +23,9 @@ const GROUPS_MIN: usize = 1 << 16;
 /// Groups at which it freezes in any case.
 const GROUPS_MAX: usize = 1 << 20;
 
+/// Rows whose groups are looked for together, so that their cache misses overlap.
+const BLOCK_ROWS: usize = 64;
+
 /// Rows to be folded.
 pub(super) struct Rows<'a> {
     pub(super) hashes: &'a [u128],
@@ -46,9 +49,11 @@ pub(super) struct Fold {
 
 impl Fold {
     pub(super) fn new(shape: &Arc<RollupShape>) -> Result<Self> {
+        let mut ids = KeyTable::new();
+        ids.reserve(shape.memory.groups_expected());
         Ok(Self {
             shape: Arc::clone(shape),
-            ids: KeyTable::new(),
+            ids,
             hashes: Vec::new(),
             ends: Vec::new(),
             groups: Vec::new(),
@@ -69,18 +74,25 @@ impl Fold {
         }
         let mut ids = Vec::with_capacity(rows.hashes.len());
         let mut fresh = Vec::new();
-        for (row, hash) in rows.hashes.iter().enumerate() {
-            let next = self.hashes.len() as u32;
-            match self.ids.find_or_insert(*hash, next) {
-                Entry::Found(id) => ids.push(*id as usize),
-                Entry::Added => {
-                    ids.push(next as usize);
-                    self.hashes.push(*hash);
-                    self.ends.push(rows.ends[row]);
-                    fresh.push(row as u32);
+        let mut touched = 0;
+        for (block, number) in rows.hashes.chunks(BLOCK_ROWS).zip(0..) {
+            for hash in block {
+                touched ^= self.ids.touch(*hash);
+            }
+            for (hash, row) in block.iter().zip(number * BLOCK_ROWS..) {
+                let next = self.hashes.len() as u32;
+                match self.ids.find_or_insert(*hash, next) {
+                    Entry::Found(id) => ids.push(*id as usize),
+                    Entry::Added => {
+                        ids.push(next as usize);
+                        self.hashes.push(*hash);
+                        self.ends.push(rows.ends[row]);
+                        fresh.push(row as u32);
+                    }
                 }
             }
         }
+        std::hint::black_box(touched);
         if !fresh.is_empty() {
             self.groups.push(picked(rows.groups, &UInt32Array::from(fresh))?);
         }
@@ -133,6 +145,7 @@ impl Fold {
 
     /// The states of all groups; `None` if there are none.
     pub(super) fn finish(self) -> Result<Option<RecordBatch>> {
+        self.shape.memory.note_groups(self.hashes.len());
         if self.hashes.is_empty() {
             return Ok(None);
         }

@@ -3,8 +3,8 @@
 use super::shape::{RollupShape, hidden};
 use crate::state::{FIXED_COLUMNS, GroupRows, ROLLUP_SHARDS, RollupMemory, hashes_of};
 use crate::types::{Emit, Position};
-use arrow::array::{ArrayRef, UInt32Array};
-use arrow::compute::{cast, concat_batches, take_record_batch};
+use arrow::array::ArrayRef;
+use arrow::compute::{cast, interleave};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
 use datafusion::common::runtime::SpawnedTask;
@@ -151,15 +151,26 @@ impl RollupShape {
     /// Merges what came to one partition.
     fn merge(&self, partials: &[RecordBatch]) -> Result<Vec<GroupRows>> {
         let states = FIXED_COLUMNS + self.group_columns() + self.aggregates.state_fields().len();
-        let rows = concat_batches(&self.partial, partials)?;
-        let rows = RecordBatch::try_new(Arc::clone(&self.rows), rows.columns()[..states].to_vec())?;
-        let mut shards: Vec<Vec<u32>> = vec![Vec::new(); ROLLUP_SHARDS];
-        for (row, hash) in hashes_of(&rows).into_iter().enumerate() {
-            shards[RollupMemory::shard_of(hash)].push(row as u32);
+        let mut shards: Vec<Vec<(usize, usize)>> = vec![Vec::new(); ROLLUP_SHARDS];
+        for (batch, partial) in partials.iter().enumerate() {
+            for (row, hash) in hashes_of(partial).into_iter().enumerate() {
+                shards[RollupMemory::shard_of(hash)].push((batch, row));
+            }
         }
-        let mut changed = Vec::with_capacity(ROLLUP_SHARDS);
-        for (shard, own) in shards.into_iter().enumerate().filter(|(_, own)| !own.is_empty()) {
-            let own = take_record_batch(&rows, &UInt32Array::from(own))?;
+        let places: Vec<(usize, usize)> = shards.iter().flatten().copied().collect();
+        if places.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut columns = Vec::with_capacity(states);
+        for column in 0..states {
+            let parts = partials.iter().map(|partial| partial.column(column).as_ref());
+            columns.push(interleave(&parts.collect::<Vec<_>>(), &places)?);
+        }
+        let rows = RecordBatch::try_new(Arc::clone(&self.rows), columns)?;
+        let (mut changed, mut from) = (Vec::with_capacity(ROLLUP_SHARDS), 0);
+        for (shard, own) in shards.iter().enumerate().filter(|(_, own)| !own.is_empty()) {
+            let own = rows.slice(from, own.len());
+            from += own.num_rows();
             changed.push(self.memory.merge(shard, &self.aggregates, &own)?);
         }
         Ok(changed)

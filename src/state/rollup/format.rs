@@ -15,7 +15,7 @@ use crate::types::EventTime;
 use arrow::array::cast::AsArray;
 use arrow::array::types::{Int64Type, UInt64Type};
 use arrow::array::{ArrayRef, UInt64Array};
-use arrow::compute::{concat_batches, interleave_record_batch};
+use arrow::compute::interleave_record_batch;
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::error::ArrowError;
 use arrow::ipc::CompressionType;
@@ -45,19 +45,21 @@ pub(super) fn with_step(rows: &RecordBatch, step: u64) -> Result<RecordBatch, St
 pub(super) fn encode(batches: &[RecordBatch]) -> Result<Option<EncodedState>, StateError> {
     let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
     let Some(first) = batches.first().filter(|_| rows > 0) else { return Ok(None) };
-    let rows = concat_batches(&first.schema(), batches)?;
     let options =
         IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
-    let mut writer = StreamWriter::try_new_with_options(MAGIC.to_vec(), &rows.schema(), options)?;
-    writer.write(&rows)?;
+    let mut writer = StreamWriter::try_new_with_options(MAGIC.to_vec(), &first.schema(), options)?;
+    for batch in batches {
+        writer.write(batch)?;
+    }
     let mut bytes = writer.into_inner()?;
     bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
-    let ends = rows.column(1).as_primitive::<Int64Type>().values();
-    let (first, last) = (ends.iter().min().copied(), ends.iter().max().copied());
+    let ends =
+        batches.iter().flat_map(|batch| batch.column(1).as_primitive::<Int64Type>().values());
+    let (first, last) = (ends.clone().min().copied(), ends.max().copied());
     let time = |end: Option<i64>| end.filter(|_| last != Some(OPEN_END)).map(EventTime);
     Ok(Some(EncodedState {
         bytes: bytes.into(),
-        entries: rows.num_rows() as u64,
+        entries: rows as u64,
         time_min: time(first),
         time_max: time(last),
     }))

@@ -12,7 +12,8 @@ use datafusion::DATAFUSION_VERSION;
 use datafusion::common::Result;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Shards of the groups: fixed, so that parallelism can change between runs.
@@ -30,8 +31,13 @@ pub struct RollupMemory {
     step: AtomicU64,
     limit_bytes: u64,
     held_bytes: AtomicU64,
+    /// The most groups that one partition folded lately.
+    folded_groups: AtomicUsize,
     reservation: Mutex<MemoryReservation>,
 }
+
+/// A way to take a shard out of memory.
+type Spill = fn(&mut Shard, &Path) -> Result<(), StateError>;
 
 /// What an epoch says and counts.
 #[derive(Debug, Default)]
@@ -42,8 +48,8 @@ struct Epoch {
 }
 
 impl RollupMemory {
-    /// An empty memory of at most `bytes_max` bytes, accounted to `pool`; `label` names the
-    /// operator in messages.
+    /// An empty memory of about `bytes_max` bytes at most, accounted to `pool`; what is more is
+    /// kept in the folder for temporary files. `label` names the operator in messages.
     pub fn new(
         label: &str,
         options: RollupOptions,
@@ -60,6 +66,7 @@ impl RollupMemory {
             step: AtomicU64::new(1),
             limit_bytes: bytes_max,
             held_bytes: AtomicU64::new(0),
+            folded_groups: AtomicUsize::new(0),
             reservation: Mutex::new(reservation),
         }
     }
@@ -68,6 +75,18 @@ impl RollupMemory {
     #[must_use]
     pub fn hash_key(&self) -> [u8; 16] {
         *locked(&self.hash_key)
+    }
+
+    /// How many groups one partition may fold, by what the epochs before did.
+    #[must_use]
+    pub fn groups_expected(&self) -> usize {
+        self.folded_groups.load(Ordering::Relaxed)
+    }
+
+    /// Says how many groups one partition folded.
+    pub fn note_groups(&self, groups: usize) {
+        let decayed = self.groups_expected() / 8 * 7;
+        self.folded_groups.store(groups.max(decayed), Ordering::Relaxed);
     }
 
     /// The shard that `hash` belongs to.
@@ -98,7 +117,7 @@ impl RollupMemory {
     ///
     /// # Errors
     ///
-    /// [`StateError::Full`], or an aggregate that fails; the memory is then in no known state.
+    /// An aggregate that fails, or a disk; the memory is then in no known state.
     pub fn merge(
         &self,
         shard: usize,
@@ -106,9 +125,14 @@ impl RollupMemory {
         partials: &RecordBatch,
     ) -> Result<GroupRows> {
         let mut own = locked(&self.shards[shard]);
-        let before = own.bytes();
+        let before = own.bytes() as u64;
         let changed = own.merge(aggregates, partials)?;
-        self.account(before as u64, own.bytes() as u64)?;
+        self.account(before, own.bytes() as u64);
+        if !self.fits(self.limit_bytes) {
+            let before = own.bytes() as u64;
+            own.spill_rows(&std::env::temp_dir(), true)?; // its newest chunk is of this epoch
+            self.account(before, own.bytes() as u64);
+        }
         Ok(changed)
     }
 
@@ -142,23 +166,51 @@ impl RollupMemory {
         watermark.map_or(i64::MIN, reached).min(OPEN_END - 1)
     }
 
-    fn account(&self, before: u64, after: u64) -> Result<(), StateError> {
-        let held = if after >= before {
-            self.held_bytes.fetch_add(after - before, Ordering::Relaxed) + (after - before)
-        } else {
-            self.held_bytes.fetch_sub(before - after, Ordering::Relaxed) - (before - after)
-        };
-        let full = StateError::Full {
-            operator: self.label.clone(),
-            held_bytes: held,
-            limit_bytes: self.limit_bytes,
-        };
-        if held > self.limit_bytes {
-            return Err(full);
+    /// Moves groups to local disk until the others fit into memory.
+    fn fit(&self) -> Result<(), StateError> {
+        if self.fits(self.limit_bytes) {
+            return Ok(());
         }
-        let reservation = locked(&self.reservation);
-        let grown = reservation.try_resize(held as usize);
-        grown.map_err(|_| full)
+        let folder = std::env::temp_dir();
+        let enough = self.limit_bytes / 4 * 3; // the next epoch needs room
+        let spills: [Spill; 3] = [
+            |shard, folder| shard.spill_rows(folder, true),
+            |shard, folder| shard.spill_rows(folder, false),
+            Shard::spill_places,
+        ];
+        for spill in spills {
+            for shard in &self.shards {
+                let mut shard = locked(shard);
+                let before = shard.bytes() as u64;
+                spill(&mut shard, &folder)?;
+                self.account(before, shard.bytes() as u64);
+                if self.fits(enough) {
+                    return Ok(());
+                }
+            }
+        }
+        if self.fits(self.limit_bytes) {
+            return Ok(());
+        }
+        Err(StateError::Full {
+            operator: self.label.clone(),
+            held_bytes: self.state_bytes(),
+            limit_bytes: self.limit_bytes,
+        })
+    }
+
+    /// Whether what is held is at most `most` bytes, and the pool has room for it.
+    fn fits(&self, most: u64) -> bool {
+        let held = self.state_bytes();
+        held <= most && locked(&self.reservation).try_resize(held as usize).is_ok()
+    }
+
+    fn account(&self, before: u64, after: u64) {
+        if after >= before {
+            self.held_bytes.fetch_add(after - before, Ordering::Relaxed);
+        } else {
+            self.held_bytes.fetch_sub(before - after, Ordering::Relaxed);
+        }
     }
 }
 
@@ -191,15 +243,14 @@ impl OperatorMemory for RollupMemory {
         let mut held = 0;
         for (shard, rows) in self.shards.iter().zip(by_shard(newest)?) {
             let mut shard = locked(shard);
-            *shard = Shard::default();
+            shard.clear();
             if let Some(rows) = rows {
-                shard.push(rows);
-                shard.finish(i64::MIN)?;
+                shard.fill(rows);
             }
             held += shard.bytes() as u64;
         }
-        let before = self.held_bytes.load(Ordering::Relaxed);
-        self.account(before, held)
+        self.held_bytes.store(held, Ordering::Relaxed);
+        self.fit()
     }
 
     fn begin_epoch(&self, watermark: Option<Watermark>) {
@@ -216,8 +267,9 @@ impl OperatorMemory for RollupMemory {
             if let Some(rows) = shard.finish(last)? {
                 changed.push(format::with_step(&rows, step)?);
             }
-            self.account(before, shard.bytes() as u64)?;
+            self.account(before, shard.bytes() as u64);
         }
+        self.fit()?;
         let epoch = std::mem::take(&mut *locked(&self.epoch));
         Ok(EpochChanges {
             added: format::encode(&changed)?,
@@ -290,7 +342,8 @@ fn by_shard(rows: Option<RecordBatch>) -> Result<Vec<Option<RecordBatch>>, State
 }
 
 fn empty_shards() -> Vec<Mutex<Shard>> {
-    std::iter::repeat_with(Mutex::default).take(ROLLUP_SHARDS).collect()
+    let shard = |number| Mutex::new(Shard::new(number as f64 / ROLLUP_SHARDS as f64));
+    (0..ROLLUP_SHARDS).map(shard).collect()
 }
 
 /// A panic of another thread leaves the memory to be dropped, not to be blocked on.

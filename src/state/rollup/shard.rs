@@ -1,13 +1,17 @@
 //! One shard of the groups: their states in immutable chunks, found by hash.
 
 use super::Aggregates;
-use crate::key::{Entry, KeyTable};
+use super::spill::SpilledRows;
+use crate::key::{KeyValue, TieredTable};
+use crate::state::StateError;
 use arrow::array::cast::AsArray;
 use arrow::array::types::Int64Type;
 use arrow::array::{Array, ArrayRef, FixedSizeBinaryArray, Int64Array, UInt32Array};
 use arrow::compute::{interleave, interleave_record_batch, take, take_record_batch};
+use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::{Result, internal_err};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Columns before those of the group: the hash and the end of the window.
@@ -29,6 +33,29 @@ struct Place {
     row: u32,
 }
 
+impl KeyValue for Place {
+    const BYTES: usize = 8;
+    const GONE: Self = Self { chunk: u32::MAX, row: 0 };
+
+    fn is_gone(&self) -> bool {
+        self.chunk == u32::MAX
+    }
+
+    fn write(&self, bytes: &mut Vec<u8>) {
+        bytes.extend_from_slice(&self.chunk.to_le_bytes());
+        bytes.extend_from_slice(&self.row.to_le_bytes());
+    }
+
+    fn read(bytes: &[u8]) -> Self {
+        let number = |at: usize| {
+            let mut own = [0; 4];
+            own.copy_from_slice(&bytes[at..at + 4]);
+            u32::from_le_bytes(own)
+        };
+        Self { chunk: number(0), row: number(4) }
+    }
+}
+
 /// Groups and what their aggregates are worth.
 #[derive(Clone, Debug)]
 pub struct GroupRows {
@@ -40,47 +67,80 @@ pub struct GroupRows {
 
 #[derive(Debug)]
 struct Chunk {
-    rows: RecordBatch,
-    /// The earliest end in it.
-    first_end: i64,
+    rows: Rows,
+    length: usize,
+    /// The earliest end of those that were not closed yet.
+    next_end: i64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
+enum Rows {
+    Held(RecordBatch),
+    Spilled(SpilledRows),
+}
+
+impl Chunk {
+    fn all(&self) -> Result<RecordBatch> {
+        match &self.rows {
+            Rows::Held(rows) => Ok(rows.clone()),
+            Rows::Spilled(rows) => Ok(rows.all()?),
+        }
+    }
+
+    /// Bytes of memory.
+    fn bytes(&self) -> usize {
+        match &self.rows {
+            Rows::Held(rows) => rows.get_array_memory_size(),
+            Rows::Spilled(rows) => rows.allocated_bytes(),
+        }
+    }
+}
+
+#[derive(Debug)]
 pub(super) struct Shard {
-    places: KeyTable<Place>,
+    places: TieredTable<Place>,
     chunks: Vec<Chunk>,
     /// The chunk that this epoch wrote.
     fresh: Option<usize>,
+    /// Bytes of memory that the chunks take.
     bytes: usize,
+    phase: f64,
 }
 
 impl Shard {
+    /// An empty one. Shards whose `phase`, from 0 to 1, is not the same grow at different times.
+    pub(super) const fn new(phase: f64) -> Self {
+        Self { places: TieredTable::new(phase), chunks: Vec::new(), fresh: None, bytes: 0, phase }
+    }
+
     /// Merges partial states, in rows as those of a chunk, into those of their groups.
     pub(super) fn merge(
         &mut self,
         aggregates: &Aggregates,
         partials: &RecordBatch,
     ) -> Result<GroupRows> {
-        let hashes = hashes_of(partials);
-        let (mut own, mut ids) = (KeyTable::<u32>::new(), Vec::with_capacity(hashes.len()));
-        own.reserve(hashes.len());
-        let mut firsts: Vec<u32> = Vec::new();
-        for (row, hash) in hashes.iter().enumerate() {
-            let next = firsts.len() as u32;
-            match own.find_or_insert(*hash, next) {
-                Entry::Found(id) => ids.push(*id as usize),
-                Entry::Added => {
-                    ids.push(next as usize);
-                    firsts.push(row as u32);
-                }
-            }
-        }
+        let chunk = self.chunks.len() as u32;
+        let mut ids = Vec::with_capacity(partials.num_rows());
+        let mut firsts: Vec<u32> = Vec::with_capacity(partials.num_rows());
         let (mut known, mut known_ids) = (Vec::new(), Vec::new());
-        for (id, first) in firsts.iter().enumerate() {
-            if let Some(place) = self.places.get(hashes[*first as usize]) {
-                known.push((place.chunk as usize, place.row as usize));
-                known_ids.push(id);
+        let hashes = hashes_of(partials);
+        self.places.warm(hashes.iter().copied())?;
+        for (row, hash) in hashes.into_iter().enumerate() {
+            let here = Place { chunk, row: firsts.len() as u32 };
+            match self.places.insert(hash, here)? {
+                Some(own) if own.chunk == chunk => {
+                    self.places.insert(hash, own)?;
+                    ids.push(own.row as usize);
+                    continue;
+                }
+                Some(own) => {
+                    known.push((own.chunk as usize, own.row as usize));
+                    known_ids.push(firsts.len());
+                }
+                None => {}
             }
+            ids.push(firsts.len());
+            firsts.push(row as u32);
         }
         let states = partials.num_columns() - aggregates.state_fields().len();
         let stored = self.gather(&known, states, aggregates)?;
@@ -97,7 +157,7 @@ impl Shard {
         let mut columns = fixed.collect::<Result<Vec<_>, _>>()?;
         let groups = columns[FIXED_COLUMNS..].to_vec();
         columns.extend(merged);
-        self.push(RecordBatch::try_new(partials.schema(), columns)?);
+        self.add_chunk(RecordBatch::try_new(partials.schema(), columns)?);
         let rows = firsts.len();
         Ok(GroupRows { columns: groups.into_iter().chain(values).collect(), rows })
     }
@@ -112,35 +172,106 @@ impl Shard {
         if places.is_empty() {
             return Ok(Vec::new());
         }
+        let (chunks, places) = self.chunks_at(places)?;
         let mut gathered = Vec::with_capacity(aggregates.state_fields().len());
         for (state, field) in aggregates.state_fields().iter().enumerate() {
-            let column = |chunk: &'_ Chunk| Arc::clone(chunk.rows.column(first + state));
-            let columns: Vec<ArrayRef> = self.chunks.iter().map(column).collect();
-            let columns: Vec<&dyn Array> = columns.iter().map(AsRef::as_ref).collect();
+            let columns = chunks.iter().map(|rows| rows.column(first + state).as_ref());
+            let columns: Vec<&dyn Array> = columns.collect();
             if columns.iter().any(|own| own.data_type() != field.data_type()) {
                 return internal_err!("state {} was saved in another type", field.name());
             }
-            gathered.push(interleave(&columns, places)?);
+            gathered.push(interleave(&columns, &places)?);
         }
         Ok(gathered)
     }
 
-    /// Adds a chunk, whose groups are then in no other.
-    pub(super) fn push(&mut self, rows: RecordBatch) {
-        let chunk = self.chunks.len() as u32;
-        self.places.reserve(rows.num_rows());
-        for (row, hash) in hashes_of(&rows).into_iter().enumerate() {
-            self.places.insert(hash, Place { chunk, row: row as u32 });
+    /// Batches that hold the rows at `places`, and where they are in those.
+    fn chunks_at(
+        &self,
+        places: &[(usize, usize)],
+    ) -> Result<(Vec<RecordBatch>, Vec<(usize, usize)>)> {
+        let mut wanted: Vec<Vec<usize>> = vec![Vec::new(); self.chunks.len()];
+        let mut found: Vec<(usize, usize)> = Vec::with_capacity(places.len());
+        for (chunk, row) in places {
+            match &self.chunks[*chunk].rows {
+                Rows::Held(_) => found.push((*chunk, *row)),
+                Rows::Spilled(_) => {
+                    found.push((*chunk, wanted[*chunk].len()));
+                    wanted[*chunk].push(*row);
+                }
+            }
         }
+        let Some(schema) = self.schema() else { return Ok((Vec::new(), found)) };
+        let empty = RecordBatch::new_empty(schema);
+        let batches = self.chunks.iter().zip(&wanted).map(|(chunk, rows)| match &chunk.rows {
+            Rows::Held(rows) => Ok(rows.clone()),
+            Rows::Spilled(_) if rows.is_empty() => Ok(empty.clone()),
+            Rows::Spilled(own) => Ok(own.pick(rows)?),
+        });
+        Ok((batches.collect::<Result<_>>()?, found))
+    }
+
+    fn schema(&self) -> Option<SchemaRef> {
+        self.chunks.first().map(|chunk| match &chunk.rows {
+            Rows::Held(rows) => rows.schema(),
+            Rows::Spilled(rows) => rows.schema(),
+        })
+    }
+
+    /// Forgets all groups.
+    pub(super) fn clear(&mut self) {
+        *self = Self::new(self.phase);
+    }
+
+    /// Takes groups, of which each is there once, in the place of all.
+    pub(super) fn fill(&mut self, rows: RecordBatch) {
+        let mut places: Vec<(u128, Place)> = hashes_of(&rows)
+            .into_iter()
+            .zip(0..)
+            .map(|(hash, row)| (hash, Place { chunk: 0, row }))
+            .collect();
+        places.sort_unstable_by_key(|(hash, _)| *hash);
+        self.clear();
+        self.places.fill_sorted(places.len(), places.into_iter());
+        self.add_chunk(rows);
+        self.fresh = None;
+    }
+
+    /// Adds a chunk to which the places of its groups lead already.
+    fn add_chunk(&mut self, rows: RecordBatch) {
+        let next_end = ends_of(&rows).values().iter().copied().min().unwrap_or(OPEN_END);
+        let chunk = Chunk { length: rows.num_rows(), rows: Rows::Held(rows), next_end };
         self.fresh = Some(self.chunks.len());
-        self.bytes += rows.get_array_memory_size();
-        let first_end = ends_of(&rows).values().iter().copied().min().unwrap_or(OPEN_END);
-        self.chunks.push(Chunk { rows, first_end });
+        self.bytes += chunk.bytes();
+        self.chunks.push(chunk);
+    }
+
+    /// Moves the rows of all chunks but the newest one, or of all, to files in `folder`.
+    pub(super) fn spill_rows(
+        &mut self,
+        folder: &Path,
+        keeps_newest: bool,
+    ) -> Result<(), StateError> {
+        let kept = usize::from(keeps_newest);
+        for chunk in self.chunks.iter_mut().rev().skip(kept) {
+            if let Rows::Held(rows) = &chunk.rows {
+                let spilled = SpilledRows::write(folder, rows)?;
+                self.bytes -= chunk.bytes();
+                chunk.rows = Rows::Spilled(spilled);
+                self.bytes += chunk.bytes();
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the index of the groups to files in `folder`.
+    pub(super) fn spill_places(&mut self, folder: &Path) -> Result<(), StateError> {
+        Ok(self.places.spill(folder)?)
     }
 
     /// What groups are worth whose windows end at `last` or before.
     pub(super) fn closed(&self, aggregates: &Aggregates, last: i64) -> Result<Option<GroupRows>> {
-        let places = self.ended(last);
+        let places = self.ended(last)?;
         let Some(rows) = self.rows_at(&places)? else { return Ok(None) };
         let states = rows.num_columns() - aggregates.state_fields().len();
         let values = aggregates.values(&rows.columns()[states..])?;
@@ -151,75 +282,81 @@ impl Shard {
     /// Forgets the groups whose windows end at `last` or before, and returns the others that this
     /// epoch changed.
     pub(super) fn finish(&mut self, last: i64) -> Result<Option<RecordBatch>> {
-        for (chunk, row) in self.ended(last) {
-            let hash = hash_at(&self.chunks[chunk].rows, row);
-            self.places.remove(hash);
+        for number in 0..self.chunks.len() {
+            if self.chunks[number].next_end > last {
+                continue;
+            }
+            let rows = self.chunks[number].all()?;
+            let hashes = hashes_of(&rows);
+            for row in self.ended_in(number, &rows, last)? {
+                self.places.remove(hashes[row])?;
+            }
+            let ends = ends_of(&rows).values().iter().copied();
+            self.chunks[number].next_end = ends.filter(|end| *end > last).min().unwrap_or(OPEN_END);
         }
         let changed = match self.fresh.take() {
             Some(chunk) => {
-                let rows = &self.chunks[chunk].rows;
-                let is_open = |row: &u32| ends_of(rows).value(*row as usize) > last;
+                let rows = self.chunks[chunk].all()?;
+                let is_open = |row: &u32| ends_of(&rows).value(*row as usize) > last;
                 let open: Vec<u32> = (0..rows.num_rows() as u32).filter(is_open).collect();
                 match open.len() {
                     0 => None,
                     all if all == rows.num_rows() => Some(rows.clone()),
-                    _ => Some(take_record_batch(rows, &UInt32Array::from(open))?),
+                    _ => Some(take_record_batch(&rows, &UInt32Array::from(open))?),
                 }
             }
             None => None,
         };
-        let rows: usize = self.chunks.iter().map(|chunk| chunk.rows.num_rows()).sum();
+        let rows: usize = self.chunks.iter().map(|chunk| chunk.length).sum();
         if self.chunks.len() > CHUNKS_MAX || rows > 2 * self.places.len() + 64 {
-            self.write_anew()?;
+            match self.all()? {
+                Some(rows) => self.fill(rows),
+                None => self.clear(),
+            }
         }
         Ok(changed)
-    }
-
-    /// Puts all groups into one chunk.
-    fn write_anew(&mut self) -> Result<()> {
-        let entries = self.places.iter();
-        let places: Vec<_> =
-            entries.map(|(_, own)| (own.chunk as usize, own.row as usize)).collect();
-        let rows = self.rows_at(&places)?;
-        *self = Self::default();
-        if let Some(rows) = rows {
-            self.push(rows);
-            self.fresh = None;
-        }
-        Ok(())
     }
 
     fn rows_at(&self, places: &[(usize, usize)]) -> Result<Option<RecordBatch>> {
         if places.is_empty() {
             return Ok(None);
         }
-        let chunks: Vec<&RecordBatch> = self.chunks.iter().map(|chunk| &chunk.rows).collect();
-        Ok(Some(interleave_record_batch(&chunks, places)?))
+        let (chunks, places) = self.chunks_at(places)?;
+        Ok(Some(interleave_record_batch(&chunks.iter().collect::<Vec<_>>(), &places)?))
     }
 
     /// Where the groups are whose windows end at `last` or before.
-    fn ended(&self, last: i64) -> Vec<(usize, usize)> {
+    fn ended(&self, last: i64) -> Result<Vec<(usize, usize)>> {
         let mut ended = Vec::new();
-        for (index, chunk) in self.chunks.iter().enumerate() {
-            if chunk.first_end > last {
-                continue;
-            }
-            for (row, end) in ends_of(&chunk.rows).values().iter().enumerate() {
-                let here = Place { chunk: index as u32, row: row as u32 };
-                if *end <= last && self.places.get(hash_at(&chunk.rows, row)) == Some(&here) {
-                    ended.push((index, row));
-                }
+        for (number, chunk) in self.chunks.iter().enumerate() {
+            if chunk.next_end <= last {
+                let rows = self.ended_in(number, &chunk.all()?, last)?;
+                ended.extend(rows.into_iter().map(|row| (number, row)));
             }
         }
-        ended
+        Ok(ended)
+    }
+
+    /// The same, in `rows`, which are those of one chunk.
+    fn ended_in(&self, chunk: usize, rows: &RecordBatch, last: i64) -> Result<Vec<usize>> {
+        let mut ended = Vec::new();
+        let hashes = hashes_of(rows);
+        for (row, _) in ends_of(rows).values().iter().enumerate().filter(|own| *own.1 <= last) {
+            let here = Place { chunk: chunk as u32, row: row as u32 };
+            let held = self.places.get(hashes[row])?;
+            if held == Some(here) {
+                ended.push(row);
+            }
+        }
+        Ok(ended)
     }
 
     /// All groups.
     pub(super) fn all(&self) -> Result<Option<RecordBatch>> {
-        let entries = self.places.iter();
-        self.rows_at(
-            &entries.map(|(_, own)| (own.chunk as usize, own.row as usize)).collect::<Vec<_>>(),
-        )
+        let mut places = Vec::with_capacity(self.places.len());
+        let held = |_, own: Place| places.push((own.chunk as usize, own.row as usize));
+        self.places.for_each(held)?;
+        self.rows_at(&places)
     }
 
     /// Groups held.
@@ -228,7 +365,7 @@ impl Shard {
     }
 
     /// Bytes held.
-    pub(super) const fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.bytes + self.places.allocated_bytes()
     }
 }
@@ -236,20 +373,18 @@ impl Shard {
 /// The hash of each group, as a column.
 #[must_use]
 pub fn hash_array(hashes: &[u128]) -> ArrayRef {
-    let bytes: Vec<u8> = hashes.iter().flat_map(|hash| hash.to_le_bytes()).collect();
+    let mut bytes = Vec::with_capacity(hashes.len() * 16);
+    for hash in hashes {
+        bytes.extend_from_slice(&hash.to_le_bytes());
+    }
     Arc::new(FixedSizeBinaryArray::new(16, bytes.into(), None))
 }
 
 /// The hash of each row's group.
 #[must_use]
 pub fn hashes_of(rows: &RecordBatch) -> Vec<u128> {
-    (0..rows.num_rows()).map(|row| hash_at(rows, row)).collect()
-}
-
-fn hash_at(rows: &RecordBatch, row: usize) -> u128 {
-    let mut bytes = [0; 16];
-    bytes.copy_from_slice(rows.column(0).as_fixed_size_binary().value(row));
-    u128::from_le_bytes(bytes)
+    let (hashes, _) = rows.column(0).as_fixed_size_binary().value_data().as_chunks::<16>();
+    hashes.iter().map(|hash| u128::from_le_bytes(*hash)).collect()
 }
 
 fn ends_of(rows: &RecordBatch) -> &Int64Array {

@@ -1,0 +1,165 @@
+//! A memory that spills against one that does not.
+
+use super::format::decode;
+use super::*;
+use crate::state::{OperatorMemory, hash_array};
+use crate::types::{Emit, EventTime, RollupOptions, Watermark};
+use arrow::array::cast::AsArray;
+use arrow::array::types::Int64Type;
+use arrow::array::{ArrayRef, Int64Array};
+use arrow::datatypes::{DataType, Field, Schema};
+use arrow::record_batch::RecordBatch;
+use datafusion::execution::memory_pool::{MemoryPool, UnboundedMemoryPool};
+use datafusion::functions_aggregate::{count::count_udaf, min_max::max_udaf};
+use datafusion::physical_expr::aggregate::AggregateExprBuilder;
+use datafusion::physical_expr::expressions::Column;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A partial state: a group's number, the end of its window, a count and a greatest value.
+type Partial = (i64, i64, i64, i64);
+
+/// A step of a run.
+#[derive(Clone, Debug)]
+enum Step {
+    /// An epoch, and the watermark that it reaches.
+    Epoch(Vec<Partial>, i64),
+    /// All is forgotten, and read back from the files.
+    Restore,
+}
+
+fn aggregates() -> Aggregates {
+    let schema = Arc::new(Schema::new(vec![Field::new("v", DataType::Int64, true)]));
+    let own = [count_udaf(), max_udaf()].map(|function| {
+        let arguments = vec![Arc::new(Column::new("v", 0)) as _];
+        let built = AggregateExprBuilder::new(function, arguments);
+        Arc::new(built.schema(Arc::clone(&schema)).alias("x").build().unwrap())
+    });
+    Aggregates::try_new(own.into()).unwrap()
+}
+
+fn memory(bytes_max: u64) -> RollupMemory {
+    let options = RollupOptions { emit: Emit::Changes, lateness_us: 0, delay_us: 0 };
+    let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
+    RollupMemory::new("rollup", options, bytes_max, &pool)
+}
+
+fn hash_of(group: i64, end: i64) -> u128 {
+    let key = (group as u128) << 32 | end as u128;
+    key.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835)
+}
+
+fn rows(partials: &[Partial]) -> RecordBatch {
+    let column = |get: fn(&Partial) -> i64| -> ArrayRef {
+        Arc::new(Int64Array::from_iter_values(partials.iter().map(get)))
+    };
+    let hashes: Vec<u128> = partials.iter().map(|own| hash_of(own.0, own.1)).collect();
+    let columns = [
+        ("hash", hash_array(&hashes)),
+        ("end", column(|own| own.1)),
+        ("group", column(|own| own.0)),
+        ("count", column(|own| own.2)),
+        ("max", column(|own| own.3)),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let found = batch.schema();
+    let fields: Vec<Field> = found.fields().iter().map(|own| own.as_ref().clone()).collect();
+    let about = [(GROUP_COLUMNS.to_owned(), "1".to_owned())].into();
+    let schema = Arc::new(Schema::new_with_metadata(fields, about));
+    RecordBatch::try_new(schema, batch.columns().to_vec()).unwrap()
+}
+
+fn in_rows(columns: &[ArrayRef]) -> Vec<Vec<i64>> {
+    let number = |own: &ArrayRef, row| own.as_primitive::<Int64Type>().value(row);
+    let row = |row| columns.iter().map(|own| number(own, row)).collect();
+    (0..columns[0].len()).map(row).collect()
+}
+
+/// What an epoch shows, and what it leaves to be saved: by group and end, or by group.
+type Shown = (Vec<Vec<i64>>, Vec<Vec<i64>>);
+
+fn epoch(memory: &RollupMemory, partials: &[Partial], reaches: i64, files: &mut Files) -> Shown {
+    let aggregates = aggregates();
+    memory.begin_epoch(Some(Watermark(EventTime(reaches))));
+    let mut shards: BTreeMap<usize, Vec<Partial>> = BTreeMap::new();
+    for own in partials {
+        shards.entry(RollupMemory::shard_of(hash_of(own.0, own.1))).or_default().push(*own);
+    }
+    let mut shown = Vec::new();
+    for (shard, own) in shards {
+        let changed = memory.merge(shard, &aggregates, &rows(&own)).unwrap();
+        shown.extend(in_rows(&changed.columns));
+        let closed = memory.closed(shard, &aggregates).unwrap();
+        shown.extend(closed.iter().flat_map(|own| in_rows(&own.columns)));
+    }
+    let changes = memory.finish_epoch(Some(Watermark(EventTime(reaches)))).unwrap();
+    let mut saved = Vec::new();
+    if let Some(added) = changes.added {
+        for batch in decode(&added.bytes).unwrap() {
+            saved.extend(in_rows(&batch.columns()[1..5]));
+        }
+        files.push(added.bytes);
+    }
+    shown.sort();
+    saved.sort();
+    (shown, saved)
+}
+
+type Files = Vec<bytes::Bytes>;
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let partial = (0..120_i64, 1..9_i64, 1..5_i64, -9..9_i64)
+        .prop_map(|(group, end, count, max)| (group, end * 100, count, max));
+    let epoch = (proptest::collection::vec(partial, 0..150), 0..9_i64)
+        .prop_map(|(partials, reaches)| Step::Epoch(partials, reaches));
+    proptest::collection::vec(prop_oneof![7 => epoch, 1 => Just(Step::Restore)], 1..40)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn groups_that_left_memory_are_worth_the_same(steps in steps()) {
+        let (held, spilled) = (memory(u64::MAX), memory(60_000));
+        let (mut files, mut others) = (Files::new(), Files::new());
+        let mut watermark = 0;
+        for step in steps {
+            match step {
+                Step::Epoch(partials, reaches) => {
+                    // What is closed does not come again.
+                    let open = partials.into_iter().filter(|own| own.1 > watermark);
+                    let open: Vec<Partial> = open.collect();
+                    watermark = watermark.max(reaches * 100);
+                    let one = epoch(&held, &open, watermark, &mut files);
+                    let two = epoch(&spilled, &open, watermark, &mut others);
+                    prop_assert_eq!(one, two);
+                }
+                Step::Restore => {
+                    let at = Some(Watermark(EventTime(watermark)));
+                    held.restore([0; 16], &files, at).unwrap();
+                    spilled.restore([0; 16], &others, at).unwrap();
+                }
+            }
+            prop_assert_eq!(held.keys_held(), spilled.keys_held());
+            prop_assert!(spilled.state_bytes() <= 60_000, "{}", spilled.state_bytes());
+        }
+    }
+}
+
+#[test]
+fn a_memory_larger_than_its_limit_is_on_disk_and_one_that_cannot_be_is_full() {
+    let groups: Vec<Partial> = (0..20_000).map(|group| (group, 100, 1, group)).collect();
+    let spills = memory(500_000);
+    let (shown, _) = epoch(&spills, &groups, 0, &mut Files::new());
+    assert_eq!(shown.len(), 20_000);
+    assert!(spills.state_bytes() < 500_000, "{}", spills.state_bytes());
+    let again = [(7, 100, 1, 3), (19_999, 100, 2, 30_000)];
+    let (shown, _) = epoch(&spills, &again, 0, &mut Files::new());
+    assert_eq!(shown, [[7, 2, 7], [19_999, 3, 30_000]]);
+    let tiny = memory(8);
+    tiny.begin_epoch(None);
+    let shard = RollupMemory::shard_of(hash_of(1, 100));
+    tiny.merge(shard, &aggregates(), &rows(&[(1, 100, 1, 1)])).unwrap();
+    let error = tiny.finish_epoch(None).unwrap_err();
+    assert!(error.to_string().contains("raise onefold.state_bytes_max"), "{error}");
+}
