@@ -412,22 +412,42 @@ async fn a_table_that_was_restored_goes_on_from_there() {
 /// So many keys that the local fold freezes: some rows are folded there, and others pass through.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hot_key_among_keys_that_do_not_come_back_is_counted_whole() {
+    hot_key(u64::MAX).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn groups_that_do_not_fit_into_memory_are_counted_whole() {
+    hot_key(3_000_000).await;
+}
+
+/// Counts 150 000 rows, and some of them again after a restart, in `state_bytes_max` of memory.
+async fn hot_key(state_bytes_max: u64) {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let source = source(1);
-    let context = with_events(&store, &source, How { partitions: 1, ..How::default() }).unwrap();
-    let script =
-        "CREATE EXTERNAL TABLE t (m BIGINT NOT NULL, c BIGINT, s BIGINT, f BIGINT, a DOUBLE,
+    let script = format!(
+        "SET onefold.state_bytes_max = {state_bytes_max};
+        CREATE EXTERNAL TABLE t (m BIGINT NOT NULL, c BIGINT, s BIGINT, f BIGINT, a DOUBLE,
           PRIMARY KEY (m)) STORED AS DELTA LOCATION 'memory:///t';
         INSERT INTO t SELECT CASE WHEN n % 4 = 0 THEN -1 ELSE n END AS m, count(*), sum(n),
           count(*) FILTER (WHERE n % 3 = 0), avg(n)
-        FROM events GROUP BY CASE WHEN n % 4 = 0 THEN -1 ELSE n END";
-    context.run_sql(script).await.unwrap();
-    let rows: Vec<Row> = (0..150_000).map(|number| (Some(1), Some(5), number)).collect();
-    source.push("p0", &batch(&rows)).unwrap();
-    context.pipeline("t").unwrap().run_until_idle().await.unwrap();
+        FROM events GROUP BY CASE WHEN n % 4 = 0 THEN -1 ELSE n END"
+    );
+    let how = How { partitions: 1, epoch_rows_max: 70_000, ..How::default() };
     let query = "SELECT count(*), sum(c), sum(s), sum(f), max(c), max(CASE WHEN m = -1 THEN f END),
         sum(CASE WHEN m >= 0 AND a <> m THEN 1 ELSE 0 END) FROM t";
-    let sum: i64 = (0..150_000).sum();
-    let expected = format!("112501 | 150000 | {sum} | 50000 | 37500 | 12500 | 0");
-    assert_eq!(shown(&context, query).await.unwrap(), [expected]);
+    let (first, again): (i64, i64) = ((0..150_000).sum(), (0..15_000).sum());
+    let expected = [
+        (150_000, format!("112501 | 150000 | {first} | 50000 | 37500 | 12500 | 0")),
+        (15_000, format!("112501 | 165000 | {} | 55000 | 41250 | 13750 | 0", first + again)),
+    ];
+    for (count, expected) in expected {
+        let context = with_events(&store, &source, how).unwrap();
+        context.run_sql(&script).await.unwrap();
+        let rows: Vec<Row> = (0..count).map(|number| (Some(1), Some(5), number)).collect();
+        source.push("p0", &batch(&rows)).unwrap();
+        let status = context.pipeline("t").unwrap().run_until_idle().await.unwrap();
+        assert!(status.state_bytes <= state_bytes_max, "{}", status.state_bytes);
+        assert_eq!(status.keys_held, 112_501);
+        assert_eq!(shown(&context, query).await.unwrap(), [expected]);
+    }
 }

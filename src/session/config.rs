@@ -23,7 +23,11 @@ const NUMBERS: [Number; 11] = [
     ("epoch_bytes_max", 1, "Most bytes of decoded rows one epoch reads"),
     ("epoch_time_max_ms", 0, "Longest time in milliseconds an epoch collects rows"),
     ("poll_interval_ms", 1, "Wait in milliseconds before an idle source is asked again"),
-    ("state_bytes_max", 1 << 20, "Most bytes the operators of one pipeline may remember"),
+    (
+        "state_bytes_max",
+        1 << 20,
+        "Most bytes of memory that one operator of a pipeline may remember",
+    ),
     ("window_lateness_ms", 0, "Milliseconds of event time that a window waits after its end"),
     ("compact_rows_min", 0, "Rows below which a data file is small; 0 never compacts"),
     ("compact_files_min", 2, "Small or worn files that make a compaction worth its while"),

@@ -24,7 +24,8 @@ pub struct Settings {
     pub poll_interval_ms: u64,
 
     /// Most bytes of memory the operators of one pipeline may remember. Default 4 GiB; at least
-    /// 1 MiB. When it is reached the pipeline stops with an error; it never forgets silently.
+    /// 1 MiB. When DEDUP BY reaches it the pipeline stops with an error; it never forgets silently.
+    /// Groups of a GROUP BY that are more go to local disk, in the folder for temporary files.
     pub state_bytes_max: u64,
 
     /// How long in milliseconds of event time after its end a window of a GROUP BY still takes rows.
