@@ -1,6 +1,8 @@
 //! `RollupMemory`: all shards of one rollup of a pipeline, with its limit and its files.
 
-use super::shard::{OPEN_END, Shard};
+use super::held::Held;
+use super::sessions::without_gone;
+use super::shard::OPEN_END;
 use super::{Aggregates, GroupRows, format};
 use crate::state::{EncodedState, EpochChanges, Judged, OperatorMemory, StateError};
 use crate::types::{RollupOptions, StateFile, Watermark};
@@ -23,7 +25,7 @@ pub const ROLLUP_SHARDS: usize = 64;
 pub struct RollupMemory {
     label: String,
     options: RollupOptions,
-    shards: Vec<Mutex<Shard>>,
+    shards: Vec<Mutex<Held>>,
     hash_key: Mutex<[u8; 16]>,
     epoch: Mutex<Epoch>,
     /// The epoch that is being computed, counted from the first that any file knows.
@@ -54,7 +56,7 @@ impl RollupMemory {
         Self {
             label: label.to_owned(),
             options,
-            shards: empty_shards(),
+            shards: empty_shards(options),
             hash_key: Mutex::new([0; 16]),
             epoch: Mutex::default(),
             step: AtomicU64::new(1),
@@ -104,7 +106,7 @@ impl RollupMemory {
         shard: usize,
         aggregates: &Aggregates,
         partials: &RecordBatch,
-    ) -> Result<GroupRows> {
+    ) -> Result<Vec<GroupRows>> {
         let mut own = locked(&self.shards[shard]);
         let before = own.bytes();
         let changed = own.merge(aggregates, partials)?;
@@ -164,12 +166,14 @@ impl RollupMemory {
 
 impl OperatorMemory for RollupMemory {
     fn fingerprint(&self) -> String {
-        let RollupOptions { emit, lateness_us, delay_us } = self.options;
+        let RollupOptions { emit, lateness_us, delay_us, session } = self.options;
         // The states of DataFusion's aggregates are its own, and may change with its major version.
         let host = DATAFUSION_VERSION.split('.').next().unwrap_or_default();
+        let sessions = session.map(|own| format!(", sessions with a gap of {} us", own.gap_us));
         format!(
             "rollup 1 on DataFusion {host}, emit {emit}, lateness {lateness_us} us, delay \
-             {delay_us} us"
+             {delay_us} us{}",
+            sessions.unwrap_or_default()
         )
     }
 
@@ -191,7 +195,7 @@ impl OperatorMemory for RollupMemory {
         let mut held = 0;
         for (shard, rows) in self.shards.iter().zip(by_shard(newest)?) {
             let mut shard = locked(shard);
-            *shard = Shard::default();
+            *shard = Held::new(self.options);
             if let Some(rows) = rows {
                 shard.push(rows);
                 shard.finish(i64::MIN)?;
@@ -268,7 +272,7 @@ pub fn saved_groups(files: &[Bytes]) -> Result<Option<RecordBatch>, StateError> 
     for file in files {
         batches.extend(format::decode(file)?);
     }
-    format::newest(&batches, i64::MIN)
+    Ok(format::newest(&batches, i64::MIN)?.map(without_gone).transpose()?)
 }
 
 /// Rows with their steps, as the chunks of each shard.
@@ -289,8 +293,8 @@ fn by_shard(rows: Option<RecordBatch>) -> Result<Vec<Option<RecordBatch>>, State
     cut.collect()
 }
 
-fn empty_shards() -> Vec<Mutex<Shard>> {
-    std::iter::repeat_with(Mutex::default).take(ROLLUP_SHARDS).collect()
+fn empty_shards(options: RollupOptions) -> Vec<Mutex<Held>> {
+    std::iter::repeat_with(|| Mutex::new(Held::new(options))).take(ROLLUP_SHARDS).collect()
 }
 
 /// A panic of another thread leaves the memory to be dropped, not to be blocked on.

@@ -22,10 +22,13 @@
 
 mod aggregates;
 mod format;
+mod held;
 mod memory;
+mod sessions;
 mod shard;
 
 pub use aggregates::{Aggregates, Part, is_bounded};
 pub use memory::saved_groups;
 pub use memory::{ROLLUP_SHARDS, RollupMemory};
+pub use sessions::SESSIONS;
 pub use shard::{FIXED_COLUMNS, GROUP_COLUMNS, GroupRows, OPEN_END, hash_array, hashes_of};
