@@ -26,3 +26,4 @@ mod tokens;
 mod upkeep;
 mod views;
 mod widen;
+mod windows;

@@ -37,6 +37,7 @@ pub(super) fn to_micros(column: &ArrayRef) -> Result<Int64Array, DedupError> {
 }
 
 /// So many microseconds in the units of a timestamp; `None` if that is no whole number of them.
+#[must_use]
 pub fn in_units(us: i64, time: &DataType) -> Option<i64> {
     let DataType::Timestamp(unit, _) = time else { return None };
     let whole = |micros: i64| (us % micros == 0).then_some(us / micros);

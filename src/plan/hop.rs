@@ -81,7 +81,7 @@ impl HopSpec {
 }
 
 /// `input` with one row for each window of each row, and the column that says which.
-pub(super) fn expanded(input: LogicalPlan, call: &Expr) -> Result<(LogicalPlan, Column)> {
+pub(super) fn expanded(input: &LogicalPlan, call: &Expr) -> Result<(LogicalPlan, Column)> {
     const START: &str = "__onefold_hop";
     let (Some(spec), Expr::ScalarFunction(call)) = (HopSpec::of(call)?, call) else {
         return plan_err!("{USAGE}");
@@ -201,7 +201,7 @@ fn all(last: &ArrayRef, spec: HopSpec) -> Result<ArrayRef> {
             starts.push(start.ok_or_else(|| DataFusionError::Execution(outside()))?);
         }
     }
-    let lengths = (0..panes.len()).map(|row| panes.is_valid(row) as usize * count as usize);
+    let lengths = (0..panes.len()).map(|row| usize::from(panes.is_valid(row)) * count as usize);
     let starts = cast(&Int64Array::from(starts), time)?;
     let item = Arc::new(Field::new_list_field(time.clone(), true));
     let offsets = OffsetBuffer::from_lengths(lengths);

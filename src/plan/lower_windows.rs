@@ -56,7 +56,7 @@ impl AnalyzerRule for LowerWindows {
             if self.keeps_streams && streams(&aggregate.input) {
                 return Ok(Transformed::no(LogicalPlan::Aggregate(aggregate)));
             }
-            let input = aggregate.input.as_ref().clone();
+            let input = aggregate.input.as_ref();
             let (input, column) = match kind {
                 WindowKind::Hop(_) => expanded(input, &call)?,
                 WindowKind::Session(_) => begun(input, &call, &others(&aggregate, &call))?,

@@ -53,7 +53,7 @@ pub(super) fn gap_of(expr: &Expr) -> Result<Option<i64>> {
 /// `input` with a column that says where the session of each row begins, among the rows with the
 /// same `keys`.
 pub(super) fn begun(
-    input: LogicalPlan,
+    input: &LogicalPlan,
     call: &Expr,
     keys: &[Expr],
 ) -> Result<(LogicalPlan, Column)> {

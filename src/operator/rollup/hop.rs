@@ -80,7 +80,7 @@ impl HopColumn {
         let panes = to_micros(panes)?;
         for ((hash, pane), end) in hashes.iter_mut().zip(panes.iter()).zip(first_ends) {
             let late = self.late(pane.unwrap_or_default(), *end);
-            *hash = hash.wrapping_add((late.unsigned_abs() as u128).wrapping_mul(APART));
+            *hash = hash.wrapping_add(u128::from(late.unsigned_abs()).wrapping_mul(APART));
         }
         Ok(())
     }
