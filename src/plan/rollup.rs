@@ -93,7 +93,9 @@ impl UserDefinedLogicalNodeCore for RollupNode {
             let all: Vec<String> = all.iter().map(ToString::to_string).collect();
             all.join(", ")
         };
-        let (groups, aggregates) = (text(&self.groups), text(&self.aggregates));
+        // The last two of sessions are their first and last time.
+        let shown = self.aggregates.len() - self.options.session.map_or(0, |_| 2);
+        let (groups, aggregates) = (text(&self.groups), text(&self.aggregates[..shown]));
         write!(f, "Rollup: groupBy=[[{groups}]], aggr=[[{aggregates}]], emit={}", self.options.emit)
     }
 

@@ -11,8 +11,8 @@
 //! # Files
 //!
 //! A session's hash is made of its key's and of its first time. One that went into another leaves a
-//! row without a first time behind; it is kept as long as the session that took it in was at that
-//! time, and that is longer than the row it takes away.
+//! row without a first time behind, which is forgotten at the same watermark as the rows it takes
+//! away: files may be joined in any order, and some may be forgotten before others.
 
 use super::shard::{FIXED_COLUMNS, GroupRows, ends_of, hash_array, hashes_of};
 use super::{Aggregates, OPEN_END};
@@ -82,7 +82,6 @@ struct Joined {
     taken_ids: Vec<usize>,
     /// Those of them that began at another time.
     gone: Vec<(usize, usize)>,
-    gone_ends: Vec<i64>,
 }
 
 impl SessionShard {
@@ -125,7 +124,7 @@ impl SessionShard {
         let fixed: [ArrayRef; 2] = [hash_array(&hashes), Arc::new(ends.collect::<Int64Array>())];
         let columns = fixed.into_iter().chain(groups.iter().cloned()).chain(merged).collect();
         let rows = RecordBatch::try_new(panes.schema(), columns)?;
-        let gone = self.leave(aggregates, &joined.gone, joined.gone_ends)?;
+        let gone = self.leave(aggregates, &joined.gone)?;
         let changed = GroupRows {
             columns: groups.into_iter().chain(values).collect(),
             rows: rows.num_rows(),
@@ -190,7 +189,6 @@ impl SessionShard {
                 joined.taken_ids.push(id);
                 if *first != begins {
                     joined.gone.push(known.place());
-                    joined.gone_ends.push(self.end(last));
                 }
             }
         }
@@ -201,11 +199,9 @@ impl SessionShard {
         &mut self,
         aggregates: &Aggregates,
         places: &[(usize, usize)],
-        ends: Vec<i64>,
     ) -> Result<Option<GroupRows>> {
         let Some(rows) = self.rows_at(places)? else { return Ok(None) };
         let mut columns = rows.columns().to_vec();
-        columns[1] = Arc::new(Int64Array::from(ends));
         let first = columns.len() - SPAN_STATES;
         columns[first] = new_null_array(columns[first].data_type(), rows.num_rows());
         self.gone = Some(RecordBatch::try_new(rows.schema(), columns)?);
