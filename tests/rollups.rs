@@ -104,7 +104,7 @@ proptest! {
 const ROLLUPS: [Rollup; 4] = [WINDOW, HAVING, TREE, CLOSED];
 
 /// The rows of one partition: some late, some without a key or a time.
-fn log(partition: u8) -> impl Strategy<Value = Vec<Row>> {
+pub(crate) fn log(partition: u8) -> impl Strategy<Value = Vec<Row>> {
     let row = (
         proptest::option::weighted(0.9, 0..4_u8),
         proptest::option::weighted(0.97, 0..22_i64),
@@ -174,7 +174,7 @@ async fn expected(logs: &[Vec<Row>], rollup: &Rollup) -> PlanResult<Vec<String>>
 }
 
 /// The rows, as sorted text; floats as far as they agree.
-async fn shown(context: &SessionContext, sql: &str) -> PlanResult<Vec<String>> {
+pub(crate) async fn shown(context: &SessionContext, sql: &str) -> PlanResult<Vec<String>> {
     let options = FormatOptions::default().with_null("NULL");
     let mut rows = Vec::new();
     for batch in context.sql(sql).await?.collect().await? {
@@ -195,7 +195,7 @@ async fn shown(context: &SessionContext, sql: &str) -> PlanResult<Vec<String>> {
     Ok(rows)
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
 

@@ -40,6 +40,16 @@ async fn windows_that_tumble_are_bins() {
 }
 
 #[tokio::test]
+async fn windows_that_hop_hold_each_row_several_times() {
+    run_everywhere("hop.slt").await;
+}
+
+#[tokio::test]
+async fn sessions_end_where_nothing_comes_for_a_while() {
+    run_everywhere("session.slt").await;
+}
+
+#[tokio::test]
 async fn plain_statements_are_unchanged() {
     run_everywhere("plain.slt").await;
     run("plain.slt", || Database { context: SessionContext::new(), is_plain: true }).await;

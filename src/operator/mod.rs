@@ -13,7 +13,8 @@ pub use dedup::{
     plan_epoch_dedup,
 };
 pub use rollup::{
-    GlobalRollupExec, GroupingSet, LocalRollupExec, RollupExpressions, RollupMemories,
+    GlobalRollupExec, GroupingSet, HopColumn, LocalRollupExec, RollupExpressions, RollupMemories,
     WindowColumn, WindowStep, exact_sum, has_exact_sum, plan_epoch_rollup,
 };
 pub use sketch::{sketch_aggregates, sketch_functions};
+pub use time::in_units;

@@ -36,6 +36,19 @@ pub(super) fn to_micros(column: &ArrayRef) -> Result<Int64Array, DedupError> {
     }
 }
 
+/// So many microseconds in the units of a timestamp; `None` if that is no whole number of them.
+#[must_use]
+pub fn in_units(us: i64, time: &DataType) -> Option<i64> {
+    let DataType::Timestamp(unit, _) = time else { return None };
+    let whole = |micros: i64| (us % micros == 0).then_some(us / micros);
+    match unit {
+        TimeUnit::Second => whole(1_000_000),
+        TimeUnit::Millisecond => whole(1_000),
+        TimeUnit::Microsecond => Some(us),
+        TimeUnit::Nanosecond => us.checked_mul(1_000),
+    }
+}
+
 fn scaled<T>(column: &ArrayRef, micros: i64) -> Result<Int64Array, DedupError>
 where
     T: ArrowPrimitiveType,
@@ -63,6 +76,16 @@ mod tests {
         assert_eq!(micros.iter().collect::<Vec<_>>(), [Some(1), Some(-1), None]);
         let days: ArrayRef = Arc::new(Date32Array::from(vec![1]));
         assert_eq!(to_micros(&days).unwrap().value(0), 86_400_000_000);
+    }
+
+    #[test]
+    fn a_length_is_whole_in_its_units_or_none() {
+        let units = |unit| in_units(1_500_000, &DataType::Timestamp(unit, None));
+        assert_eq!(units(TimeUnit::Second), None);
+        assert_eq!(units(TimeUnit::Millisecond), Some(1_500));
+        assert_eq!(units(TimeUnit::Microsecond), Some(1_500_000));
+        assert_eq!(units(TimeUnit::Nanosecond), Some(1_500_000_000));
+        assert_eq!(in_units(i64::MAX, &DataType::Timestamp(TimeUnit::Nanosecond, None)), None);
     }
 
     #[test]

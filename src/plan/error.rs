@@ -39,6 +39,12 @@ pub enum PlanError {
         /// What is wrong, and what to write instead.
         reason: String,
     },
+    /// A window stands where none can be.
+    #[error("{reason}")]
+    Window {
+        /// What is wrong, and what to write.
+        reason: String,
+    },
     /// No pipeline is called so.
     #[error(
         "there is no pipeline {name}: an INSERT INTO {name} that reads an unbounded table makes one"
@@ -74,6 +80,7 @@ impl PlanError {
         match self {
             Self::Clause { .. }
             | Self::View { .. }
+            | Self::Window { .. }
             | Self::NoPipeline { .. }
             | Self::NoTable { .. }
             | Self::ManyPipelines { .. } => ErrorKind::Invalid,

@@ -25,6 +25,7 @@ pub(super) fn is_kept_whole(plan: &LogicalPlan, expr: &Expr) -> bool {
             | ("tumble" | "tumble_end", [_, interval, origin @ ..]) => {
                 is_whole(interval) && origin.iter().all(is_whole)
             }
+            ("hop", [_, _, _, origin @ ..]) => origin.iter().all(is_whole),
             ("date_trunc", [Expr::Literal(unit, _), _]) => {
                 unit.try_as_str().flatten().is_some_and(|unit| !unit.starts_with("nano"))
             }

@@ -19,7 +19,9 @@
 mod emit;
 mod error;
 mod expressions;
+mod hop;
 mod keys;
+mod lower_windows;
 mod micros;
 mod node;
 mod nulls;
@@ -28,6 +30,7 @@ mod planner;
 mod positions;
 mod relation;
 mod rollup;
+mod session;
 mod target;
 mod trace;
 mod tumble;
@@ -36,7 +39,9 @@ mod windows;
 
 pub use emit::{EmitNode, take_emit};
 pub use error::PlanError;
+pub use hop::hop_function;
 pub use keys::{QueryKey, key_of};
+pub use lower_windows::LowerWindows;
 pub use node::DedupNode;
 pub use pipeline::{
     OperatorKind, PipelineOperator, PipelinePlan, PipelineSource, plan_pipeline, streams,
@@ -45,6 +50,7 @@ pub use planner::{DedupExtensionPlanner, OnefoldQueryPlanner};
 pub use positions::ExposePositions;
 pub use relation::DedupRelationPlanner;
 pub use rollup::RollupNode;
+pub use session::session_function;
 pub use target::refuse_keys;
 pub use tumble::{LowerTumble, tumble_functions};
 pub use volatile::KeepVolatileAboveDedup;

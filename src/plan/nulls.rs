@@ -9,15 +9,17 @@ use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, Join, JoinType, L
 use datafusion::logical_expr::{GroupingSet, Operator};
 
 /// Functions that give NULL for a NULL only.
-const STRICT: [&str; 12] = [
+const STRICT: [&str; 14] = [
     "abs",
     "btrim",
     "date_bin",
     "date_part",
     "date_trunc",
     "floor",
+    "hop",
     "lower",
     "round",
+    "session",
     "tumble",
     "tumble_end",
     "upper",

@@ -82,6 +82,7 @@ fn plan_rollup(
         sets: node.sets.clone(),
         set_type,
         windows: node.windows.clone(),
+        hop: node.hop,
         aggregates: node.aggregates.iter().map(aggregate).collect::<Result<Vec<_>>>()?,
         hidden: [lower(position)?, lower(watermark)?],
     };

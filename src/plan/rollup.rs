@@ -8,13 +8,16 @@
 //! ```
 
 use super::PlanError;
+use super::hop::HopSpec;
+use super::lower_windows::{WindowKind, call_among};
 use super::positions::{Exposed, ReplaceScan, expose};
 use super::windows::windows_of;
-use crate::operator::{GroupingSet, WindowColumn, exact_sum, has_exact_sum};
-use crate::types::{DELETE_COLUMN, Emit, RollupOptions, hidden_fields};
-use arrow::datatypes::Field;
+use crate::operator::{GroupingSet, HopColumn, WindowColumn, exact_sum, has_exact_sum};
+use crate::types::{DELETE_COLUMN, Emit, RollupOptions, SessionOptions, hidden_fields};
+use arrow::datatypes::{DataType, Field};
 use datafusion::common::TableReference;
 use datafusion::common::{Column, DFSchema, DFSchemaRef, Result};
+use datafusion::functions_aggregate::expr_fn::{max, min};
 use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::utils::{enumerate_grouping_sets, grouping_set_to_exprlist};
 use datafusion::logical_expr::{
@@ -39,6 +42,8 @@ pub struct RollupNode {
     pub has_sets: bool,
     /// Which columns hold windows on event time.
     pub windows: Vec<WindowColumn>,
+    /// Which column holds windows that overlap.
+    pub hop: Option<HopColumn>,
     /// The aggregates.
     pub aggregates: Vec<Expr>,
     /// The hidden position and watermark columns of the input.
@@ -88,7 +93,9 @@ impl UserDefinedLogicalNodeCore for RollupNode {
             let all: Vec<String> = all.iter().map(ToString::to_string).collect();
             all.join(", ")
         };
-        let (groups, aggregates) = (text(&self.groups), text(&self.aggregates));
+        // The last two of sessions are their first and last time.
+        let shown = self.aggregates.len() - self.options.session.map_or(0, |_| 2);
+        let (groups, aggregates) = (text(&self.groups), text(&self.aggregates[..shown]));
         write!(f, "Rollup: groupBy=[[{groups}]], aggr=[[{aggregates}]], emit={}", self.options.emit)
     }
 
@@ -143,8 +150,7 @@ pub(super) fn expose_rollup(
     match plan {
         LogicalPlan::Aggregate(aggregate) => {
             let Some(input) = expose(&aggregate.input, replace)? else { return Ok(None) };
-            let exposed = rollup(aggregate, input, options)?;
-            Ok(Some(ExposedRollup { exposed, delete: None }))
+            Ok(Some(rollup(aggregate, input, options)?))
         }
         LogicalPlan::Projection(own) => {
             let Some(input) = expose_rollup(&own.input, options, replace)? else { return Ok(None) };
@@ -202,41 +208,78 @@ fn having(predicate: Expr, shown: &LogicalPlan, input: ExposedRollup) -> Result<
     Ok(ExposedRollup { exposed: Exposed { plan, ..input.exposed }, delete })
 }
 
-fn rollup(aggregate: &Aggregate, input: Exposed, options: RollupOptions) -> Result<Exposed> {
+fn rollup(aggregate: &Aggregate, input: Exposed, options: RollupOptions) -> Result<ExposedRollup> {
     let (groups, sets) = sets_of(aggregate)?;
     for own in &aggregate.aggr_expr {
         refuse_unbounded(own)?;
     }
-    let windows = windows_of(&aggregate.input, &groups);
-    let has_window = |set: &GroupingSet| windows.iter().any(|window| set.present[window.column]);
-    if options.emit == Emit::Final && !sets.iter().all(has_window) {
-        let what = "EMIT FINAL of groups without a window";
-        let instead =
-            "put date_bin(...) of the watermark column into GROUP BY, or write EMIT CHANGES";
-        return Err(PlanError::incremental(what, instead).into());
+    let mut aggregates = exact(aggregate)?;
+    let mut windows = windows_of(&aggregate.input, &groups);
+    let (mut hop, mut session) = (None, None);
+    match call_among(&groups)? {
+        Some((column, WindowKind::Hop(HopSpec { slide_us, size_us }))) => {
+            hop = Some(HopColumn { column, slide_us, size_us });
+        }
+        Some((column, WindowKind::Session(gap_us))) => {
+            session = Some(SessionOptions { column, gap_us });
+            windows.retain(|window| window.column == column); // others only tell groups apart
+            aggregates.extend(span(&groups[column]));
+        }
+        None => {}
     }
-    let has_sets = matches!(aggregate.group_expr.as_slice(), [Expr::GroupingSet(_)]);
+    refuse_endless(&sets, &windows, options.emit, session)?;
+    let delete = session.map(|_| Field::new(DELETE_COLUMN, DataType::Boolean, false));
     let fields: Vec<(Option<TableReference>, Arc<Field>)> = aggregate
         .schema
         .iter()
         .map(|(qualifier, field)| (qualifier.cloned(), Arc::clone(field)))
-        .chain(hidden_fields().map(|field| (None, Arc::new(field))))
+        .chain(hidden_fields().into_iter().chain(delete).map(|field| (None, Arc::new(field))))
         .collect();
     let schema = DFSchema::new_with_metadata(fields, aggregate.schema.metadata().clone())?;
     let node = RollupNode {
         input: input.plan,
         groups,
         sets,
-        has_sets,
+        has_sets: matches!(aggregate.group_expr.as_slice(), [Expr::GroupingSet(_)]),
         windows,
-        aggregates: exact(aggregate)?,
+        hop,
+        aggregates,
         hidden: [Expr::Column(input.position), Expr::Column(input.watermark)],
         operator: String::new(),
-        options,
+        options: RollupOptions { session, ..options },
         schema: Arc::new(schema),
     };
     let plan = LogicalPlan::Extension(Extension { node: Arc::new(node) });
-    Ok(Exposed::of(plan, None))
+    let delete = session.map(|_| Column::new_unqualified(DELETE_COLUMN));
+    Ok(ExposedRollup { exposed: Exposed::of(plan, None), delete })
+}
+
+/// The first and the last time of a session.
+fn span(time: &Expr) -> [Expr; 2] {
+    let time = time.clone().unalias_nested().data;
+    [min(time.clone()).alias("__onefold_first"), max(time).alias("__onefold_last")]
+}
+
+/// Refuses groups that are to be shown when they are closed and never are, and sessions without end.
+fn refuse_endless(
+    sets: &[GroupingSet],
+    windows: &[WindowColumn],
+    emit: Emit,
+    session: Option<SessionOptions>,
+) -> Result<()> {
+    if session.is_some() && windows.is_empty() {
+        let what = "session(...) of another column than that of the watermark";
+        let instead = "declare WATERMARK FOR the column in CREATE UNBOUNDED EXTERNAL TABLE";
+        return Err(PlanError::incremental(what, instead).into());
+    }
+    let has_window = |set: &GroupingSet| windows.iter().any(|window| set.present[window.column]);
+    if emit == Emit::Final && !sets.iter().all(has_window) {
+        let what = "EMIT FINAL of groups without a window";
+        let instead =
+            "put date_bin(...) of the watermark column into GROUP BY, or write EMIT CHANGES";
+        return Err(PlanError::incremental(what, instead).into());
+    }
+    Ok(())
 }
 
 /// The columns that rows are grouped by, and the sets of them.

@@ -3,6 +3,7 @@
 //! ```text
 //!   date_bin(INTERVAL '5 minutes', event_time [, origin])    date_trunc('hour', event_time)
 //!   event_time::DATE                                         a column of a subquery that is one
+//!   hop(event_time, slide, size [, origin])                  session(event_time, gap)
 //! ```
 
 use super::positions::{as_dedup, source_of};
@@ -69,6 +70,8 @@ fn step_of(expr: &Expr, time: &Column) -> Option<WindowStep> {
             ("date_bin", [Expr::Literal(width, _), own, ..]) if is_time(own, time) => {
                 width_of(width)
             }
+            ("session", [own, Expr::Literal(gap, _)]) if is_time(own, time) => width_of(gap),
+            ("hop", [own, _, Expr::Literal(size, _), ..]) if is_time(own, time) => width_of(size),
             ("date_trunc", [Expr::Literal(unit, _), own]) if is_time(own, time) => {
                 unit_of(unit, own)
             }

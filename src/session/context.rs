@@ -18,7 +18,8 @@ use crate::delta::{DmlExtensionPlanner, LowerDml, WriteReport};
 use crate::error::Error;
 use crate::plan::{
     DedupRelationPlanner, EmitNode, ExposePositions, KeepVolatileAboveDedup, LowerTumble,
-    OnefoldQueryPlanner, PlanError, streams, tumble_functions,
+    LowerWindows, OnefoldQueryPlanner, PlanError, hop_function, session_function, streams,
+    tumble_functions,
 };
 use crate::source::{Source, SourceTable, SourceTableOptions};
 use crate::sql::{ParsedStatement, WatermarkClause, parse_script};
@@ -147,7 +148,10 @@ impl OnefoldBuilderExt for SessionStateBuilder {
         rules.extend(state.analyzer().rules.iter().map(Arc::clone));
         // After grouping(x) was found among what is grouped by, and before types are made to fit.
         let fit = rules.iter().position(|rule| rule.name() == TypeCoercion::new().name());
-        rules.insert(fit.unwrap_or(rules.len()), Arc::new(LowerTumble));
+        let lower: [Arc<dyn AnalyzerRule + Send + Sync>; 2] =
+            [Arc::new(LowerTumble), Arc::new(LowerWindows::default())];
+        let fit = fit.unwrap_or(rules.len());
+        rules.splice(fit..fit, lower);
         SessionStateBuilder::new_from_existing(state)
             .with_analyzer_rules(rules)
             .with_analyzer_rule(Arc::new(KeepVolatileAboveDedup))
@@ -302,7 +306,7 @@ fn inserted(dml: &DmlStatement, emit: Option<Emit>) -> Result<LogicalPlan, Error
 
 /// Functions of ours; those of the session's own that are called so stay.
 fn register_functions(state: &mut SessionState) {
-    for function in tumble_functions() {
+    for function in tumble_functions().into_iter().chain([hop_function(), session_function()]) {
         if state.scalar_functions().contains_key(function.name()) {
             continue;
         }

@@ -8,8 +8,8 @@ use crate::error::Error;
 use crate::operator::{DedupMemories, RollupMemories};
 use crate::pipeline::{EpochPlan, EpochPlanner, OperatorPart, PipelineParts, SourcePart};
 use crate::plan::{
-    ExposePositions, OperatorKind, PipelineOperator, PlanError, plan_pipeline, refuse_keys,
-    streams, take_emit,
+    ExposePositions, LowerWindows, OperatorKind, PipelineOperator, PlanError, plan_pipeline,
+    refuse_keys, streams, take_emit,
 };
 use crate::state::{DedupMemory, OperatorMemory, RollupMemory};
 use crate::types::{PipelineId, RollupOptions};
@@ -92,10 +92,13 @@ pub(super) struct Planned {
 }
 
 /// The query of a pipeline, analysed. Positions come from the slots, and not from scans of whole
-/// sources.
+/// sources, and windows that overlap are made by the rollup.
 pub(super) fn analysed(state: &SessionState, query: &LogicalPlan) -> Result<LogicalPlan> {
     let mut rules = state.analyzer().rules.clone();
     rules.retain(|rule| rule.name() != ExposePositions.name());
+    if let Some(own) = rules.iter_mut().find(|rule| rule.name() == LowerWindows::NAME) {
+        *own = Arc::new(LowerWindows::of_pipelines());
+    }
     let options = state.config_options();
     Analyzer::with_rules(rules).execute_and_check(query.clone(), options, |_, _| {})
 }

@@ -32,7 +32,7 @@ pub use emit::Emit;
 pub use entropy::{Entropy, SystemEntropy};
 pub use error::{ErrorKind, NameError};
 pub use names::{Epoch, Incarnation, Offset, PartitionId, PipelineId};
-pub use rollup::RollupOptions;
+pub use rollup::{RollupOptions, SessionOptions};
 pub use settings::Settings;
 pub use state_file::StateFile;
 pub use time::{EventTime, Watermark, format_duration_us, parse_duration_us};

@@ -12,4 +12,24 @@ pub struct RollupOptions {
     /// How far in microseconds the watermark that reaches the rollup lies behind that of the
     /// sources.
     pub delay_us: i64,
+    /// What makes sessions of rows, where they are grouped by such.
+    pub session: Option<SessionOptions>,
+}
+
+/// Rows of one group are in one session if each comes less than a gap after the one before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionOptions {
+    /// The column of the group that holds the start of the session.
+    pub column: usize,
+    /// The gap in microseconds.
+    pub gap_us: i64,
+}
+
+impl SessionOptions {
+    /// From when on no row that is not late can come into a session whose last row was at `last`: a
+    /// gap behind its end, since a row is late once the end of a session of its own has passed.
+    #[must_use]
+    pub const fn settled(self, last: i64) -> i64 {
+        last.saturating_add(self.gap_us).saturating_add(self.gap_us)
+    }
 }

@@ -3,7 +3,7 @@
 use super::shape::{RollupShape, hidden};
 use crate::state::{FIXED_COLUMNS, GroupRows, ROLLUP_SHARDS, RollupMemory, hashes_of};
 use crate::types::{Emit, Position};
-use arrow::array::ArrayRef;
+use arrow::array::{ArrayRef, BooleanArray};
 use arrow::compute::{cast, interleave};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
@@ -171,7 +171,7 @@ impl RollupShape {
         for (shard, own) in shards.iter().enumerate().filter(|(_, own)| !own.is_empty()) {
             let own = rows.slice(from, own.len());
             from += own.num_rows();
-            changed.push(self.memory.merge(shard, &self.aggregates, &own)?);
+            changed.extend(self.memory.merge(shard, &self.aggregates, &own)?);
         }
         Ok(changed)
     }
@@ -190,7 +190,10 @@ impl RollupShape {
         let mut shown = Vec::with_capacity(groups.len());
         let mut first = Position::new(partition as u64, 0).0;
         for own in groups {
-            let columns = own.columns.iter().cloned().chain(hidden(own.rows, first));
+            let columns = &own.columns[..self.group_columns() + self.shown_aggregates()];
+            let is_gone = || Arc::new(BooleanArray::from(vec![own.is_gone; own.rows])) as ArrayRef;
+            let is_gone = self.options.session.map(|_| is_gone());
+            let columns = columns.iter().cloned().chain(hidden(own.rows, first)).chain(is_gone);
             let typed = columns.zip(self.output.fields()).map(|(column, field)| {
                 if column.data_type() == field.data_type() {
                     return Ok(column);

@@ -2,6 +2,8 @@
 
 use super::cascade::{Step, cascade, order};
 use super::fold::{Fold, Rows};
+use super::hop::HopColumn;
+use super::session;
 use super::shape::{RollupShape, end_or_open};
 use crate::state::{Judged, hashes_of};
 use crate::types::{EventTime, Position};
@@ -209,6 +211,18 @@ impl Local {
         for (rows, fold) in folded.iter_mut().zip(self.folds) {
             rows.extend(fold.finish()?);
         }
+        if let Some(hop) = self.shape.expressions.hop {
+            let roots = self.steps.iter().filter(|(_, from)| from.is_none());
+            for (rows, (set, _)) in folded.iter_mut().zip(roots) {
+                let expanded = hop.expand(&self.shape, set, rows, &self.reservation)?;
+                *rows = expanded.into_iter().collect();
+            }
+        }
+        if let Some(session) = self.shape.options.session {
+            for rows in folded.iter_mut().flatten() {
+                *rows = session::by_key(session, &self.shape, rows)?;
+            }
+        }
         let states = cascade(&self.shape, &self.steps, folded)?;
         self.shape.memory.record(self.folded, self.judged);
         states.iter().map(|rows| self.shape.sharded(rows, &hashes_of(rows))).collect()
@@ -222,14 +236,16 @@ impl Local {
         let ends = shape.ends(&finest, &groups, batch.num_rows())?;
         let hidden = evaluated(&own.hidden, batch)?;
         let keep = self.judge(&hidden, &ends);
-        let (batch, groups, ends) = match &keep {
+        let (batch, groups, ends, watermarks) = match &keep {
             Some(keep) => {
                 let kept = groups.iter().map(|column| filter(column, keep));
+                let watermarks = filter(&hidden[1], keep)?;
                 let ends = ends.into_iter().zip(keep.values()).filter(|(_, keep)| *keep);
                 let ends = ends.map(|(end, _)| end).collect();
-                (filter_record_batch(batch, keep)?, kept.collect::<Result<Vec<_>, _>>()?, ends)
+                let kept = kept.collect::<Result<Vec<_>, _>>()?;
+                (filter_record_batch(batch, keep)?, kept, ends, watermarks)
             }
-            None => (batch.clone(), groups, ends),
+            None => (batch.clone(), groups, ends, Arc::clone(&hidden[1])),
         };
         let rows = batch.num_rows();
         if rows == 0 {
@@ -247,20 +263,47 @@ impl Local {
             };
             arguments.push((values, lets_through));
         }
+        let mut groups = groups;
+        if let Some(session) = shape.options.session {
+            groups[session.column] = session::panes(session, &groups[session.column])?;
+        }
+        let first_ends =
+            own.hop.map(|hop| self.first_ends(hop, &groups, &watermarks)).transpose()?;
         let roots = self.steps.iter().filter(|(_, from)| from.is_none());
         for ((set, _), (fold, passed)) in roots.zip(self.folds.iter_mut().zip(&mut self.passed)) {
             let groups = shape.columns_of(set, &groups, rows)?;
-            let ends = if *set.present == *finest.present {
-                end_or_open(&ends)
-            } else {
-                end_or_open(&shape.ends(set, &groups, rows)?)
-            };
             let mut hashes = Vec::with_capacity(rows);
             shape.hasher.hash(&groups, &mut hashes)?;
+            let ends = match (own.hop, &first_ends) {
+                (Some(hop), Some(ends)) => {
+                    hop.tell_apart(&mut hashes, &groups[hop.column], ends)?;
+                    ends.clone()
+                }
+                _ if *set.present == *finest.present => end_or_open(&ends),
+                _ => end_or_open(&shape.ends(set, &groups, rows)?),
+            };
             let own = Rows { hashes: &hashes, ends: &ends, groups: &groups, arguments: &arguments };
             passed.extend(fold.fold(&own)?);
         }
         Ok(())
+    }
+
+    /// For each row, the end of the first of its windows that still takes it.
+    fn first_ends(
+        &self,
+        hop: HopColumn,
+        groups: &[ArrayRef],
+        watermarks: &ArrayRef,
+    ) -> Result<Vec<i64>> {
+        let windows = &self.shape.expressions.windows;
+        let is_timed = windows.iter().any(|own| own.column == hop.column);
+        let options = &self.shape.options;
+        let closed = |watermark: Option<i64>| match watermark.filter(|_| is_timed) {
+            Some(own) => own.saturating_sub(options.lateness_us).saturating_sub(options.delay_us),
+            None => i64::MIN,
+        };
+        let closed: Vec<i64> = watermarks.as_primitive::<Int64Type>().iter().map(closed).collect();
+        hop.first_ends(&groups[hop.column], &closed)
     }
 
     /// Counts the rows by partition; returns which are not too late, if any is.

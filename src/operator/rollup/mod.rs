@@ -14,7 +14,8 @@
 //! A row belongs to the windows its group columns name. It is too late once the watermark that its
 //! partition had promised before it has passed the end of the first of them and the allowed
 //! lateness; then it is counted and dropped, and so is a row without a time. That never depends on
-//! how the input is cut into epochs or partitions. A coarser group (ROLLUP, CUBE, GROUPING SETS)
+//! how the input is cut into epochs or partitions. In windows that overlap it is counted as late once
+//! the last of its own is closed, and only left out of those that are until then. A coarser group (ROLLUP, CUBE, GROUPING SETS)
 //! folds the states of a finer one, never the rows again.
 //!
 //! # Not here
@@ -24,12 +25,15 @@
 mod cascade;
 mod fold;
 mod global;
+mod hop;
 mod local;
+mod session;
 mod shape;
 mod sum;
 mod window;
 
 pub use global::GlobalRollupExec;
+pub use hop::HopColumn;
 pub use local::LocalRollupExec;
 pub use shape::{GroupingSet, RollupExpressions, RollupMemories, plan_epoch_rollup};
 pub use sum::{exact_sum, has_exact_sum};

@@ -1,10 +1,11 @@
 //! What both halves of a rollup know: its groups, its aggregates, and the layout between them.
 
+use super::hop::HopColumn;
 use super::window::{WindowColumn, ends};
 use super::{GlobalRollupExec, LocalRollupExec};
 use crate::key::KeyHasher;
 use crate::operator::DedupError;
-use crate::state::{Aggregates, GROUP_COLUMNS, OPEN_END, RollupMemory, hash_array};
+use crate::state::{Aggregates, GROUP_COLUMNS, OPEN_END, RollupMemory, SESSIONS, hash_array};
 use crate::types::RollupOptions;
 use arrow::array::{ArrayRef, Int64Array, UInt8Array, UInt64Array, new_null_array};
 use arrow::compute::cast;
@@ -60,6 +61,8 @@ pub struct RollupExpressions {
     pub set_type: Option<DataType>,
     /// Which columns hold windows on event time.
     pub windows: Vec<WindowColumn>,
+    /// Which column holds windows that overlap; each set has it.
+    pub hop: Option<HopColumn>,
     /// The aggregates.
     pub aggregates: Vec<LoweredAggregate>,
     /// The hidden position and watermark columns.
@@ -115,7 +118,10 @@ pub fn plan_epoch_rollup(
     let states = aggregates.state_fields().iter();
     let states = states.map(|own| own.as_ref().clone().with_nullable(true));
     let fields: Vec<Field> = fixed.into_iter().chain(groups).chain(states).collect();
-    let about = HashMap::from([(GROUP_COLUMNS.to_owned(), columns.to_string())]);
+    let mut about = HashMap::from([(GROUP_COLUMNS.to_owned(), columns.to_string())]);
+    if options.session.is_some() {
+        about.insert(SESSIONS.to_owned(), String::new());
+    }
     let rows = Arc::new(Schema::new_with_metadata(fields.clone(), about));
     let shard = [Field::new(SHARD, DataType::UInt8, false)];
     let partial = Arc::new(Schema::new(fields.into_iter().chain(shard).collect::<Vec<_>>()));
@@ -181,10 +187,21 @@ impl RollupShape {
         self.expressions.groups.len() + usize::from(self.expressions.set_type.is_some())
     }
 
+    /// How many of the aggregates are shown: the last two of sessions are their first and last time.
+    pub(super) fn shown_aggregates(&self) -> usize {
+        let all = self.aggregates.functions().len();
+        if self.options.session.is_some() { all - 2 } else { all }
+    }
+
     /// The names of the group's columns and of the aggregates, for EXPLAIN.
     pub(super) fn names(&self) -> (String, String) {
         let groups: Vec<String> = self.expressions.groups.iter().map(ToString::to_string).collect();
-        let aggregates: Vec<&str> = self.aggregates.functions().map(|own| own.name()).collect();
+        let aggregates: Vec<&str> = self
+            .aggregates
+            .functions()
+            .take(self.shown_aggregates())
+            .map(|own| own.name())
+            .collect();
         (groups.join(", "), aggregates.join(", "))
     }
 }

@@ -1,6 +1,8 @@
 //! `RollupMemory`: all shards of one rollup of a pipeline, with its limit and its files.
 
-use super::shard::{OPEN_END, Shard};
+use super::held::Held;
+use super::sessions::without_gone;
+use super::shard::OPEN_END;
 use super::{Aggregates, GroupRows, format};
 use crate::state::{EncodedState, EpochChanges, Judged, OperatorMemory, StateError};
 use crate::types::{RollupOptions, StateFile, Watermark};
@@ -24,7 +26,7 @@ pub const ROLLUP_SHARDS: usize = 64;
 pub struct RollupMemory {
     label: String,
     options: RollupOptions,
-    shards: Vec<Mutex<Shard>>,
+    shards: Vec<Mutex<Held>>,
     hash_key: Mutex<[u8; 16]>,
     epoch: Mutex<Epoch>,
     /// The epoch that is being computed, counted from the first that any file knows.
@@ -37,7 +39,7 @@ pub struct RollupMemory {
 }
 
 /// A way to take a shard out of memory.
-type Spill = fn(&mut Shard, &Path) -> Result<(), StateError>;
+type Spill = fn(&mut Held, &Path) -> Result<(), StateError>;
 
 /// What an epoch says and counts.
 #[derive(Debug, Default)]
@@ -60,7 +62,7 @@ impl RollupMemory {
         Self {
             label: label.to_owned(),
             options,
-            shards: empty_shards(),
+            shards: empty_shards(options),
             hash_key: Mutex::new([0; 16]),
             epoch: Mutex::default(),
             step: AtomicU64::new(1),
@@ -123,7 +125,7 @@ impl RollupMemory {
         shard: usize,
         aggregates: &Aggregates,
         partials: &RecordBatch,
-    ) -> Result<GroupRows> {
+    ) -> Result<Vec<GroupRows>> {
         let mut own = locked(&self.shards[shard]);
         let before = own.bytes() as u64;
         let changed = own.merge(aggregates, partials)?;
@@ -176,7 +178,7 @@ impl RollupMemory {
         let spills: [Spill; 3] = [
             |shard, folder| shard.spill_rows(folder, true),
             |shard, folder| shard.spill_rows(folder, false),
-            Shard::spill_places,
+            Held::spill_places,
         ];
         for spill in spills {
             for shard in &self.shards {
@@ -216,12 +218,14 @@ impl RollupMemory {
 
 impl OperatorMemory for RollupMemory {
     fn fingerprint(&self) -> String {
-        let RollupOptions { emit, lateness_us, delay_us } = self.options;
+        let RollupOptions { emit, lateness_us, delay_us, session } = self.options;
         // The states of DataFusion's aggregates are its own, and may change with its major version.
         let host = DATAFUSION_VERSION.split('.').next().unwrap_or_default();
+        let sessions = session.map(|own| format!(", sessions with a gap of {} us", own.gap_us));
         format!(
             "rollup 1 on DataFusion {host}, emit {emit}, lateness {lateness_us} us, delay \
-             {delay_us} us"
+             {delay_us} us{}",
+            sessions.unwrap_or_default()
         )
     }
 
@@ -320,7 +324,7 @@ pub fn saved_groups(files: &[Bytes]) -> Result<Option<RecordBatch>, StateError> 
     for file in files {
         batches.extend(format::decode(file)?);
     }
-    format::newest(&batches, i64::MIN)
+    Ok(format::newest(&batches, i64::MIN)?.map(without_gone).transpose()?)
 }
 
 /// Rows with their steps, as the chunks of each shard.
@@ -341,8 +345,8 @@ fn by_shard(rows: Option<RecordBatch>) -> Result<Vec<Option<RecordBatch>>, State
     cut.collect()
 }
 
-fn empty_shards() -> Vec<Mutex<Shard>> {
-    let shard = |number| Mutex::new(Shard::new(number as f64 / ROLLUP_SHARDS as f64));
+fn empty_shards(options: RollupOptions) -> Vec<Mutex<Held>> {
+    let shard = |number| Mutex::new(Held::new(options, number as f64 / ROLLUP_SHARDS as f64));
     (0..ROLLUP_SHARDS).map(shard).collect()
 }
 

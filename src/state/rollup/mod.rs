@@ -24,7 +24,9 @@
 
 mod aggregates;
 mod format;
+mod held;
 mod memory;
+mod sessions;
 mod shard;
 mod spill;
 #[cfg(test)]
@@ -33,4 +35,5 @@ mod tests;
 pub use aggregates::{Aggregates, Part, is_bounded};
 pub use memory::saved_groups;
 pub use memory::{ROLLUP_SHARDS, RollupMemory};
+pub use sessions::SESSIONS;
 pub use shard::{FIXED_COLUMNS, GROUP_COLUMNS, GroupRows, OPEN_END, hash_array, hashes_of};

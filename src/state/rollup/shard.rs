@@ -63,6 +63,8 @@ pub struct GroupRows {
     pub columns: Vec<ArrayRef>,
     /// How many groups.
     pub rows: usize,
+    /// Whether they are there no more: sessions that went into others.
+    pub is_gone: bool,
 }
 
 #[derive(Debug)]
@@ -159,7 +161,7 @@ impl Shard {
         columns.extend(merged);
         self.add_chunk(RecordBatch::try_new(partials.schema(), columns)?);
         let rows = firsts.len();
-        Ok(GroupRows { columns: groups.into_iter().chain(values).collect(), rows })
+        Ok(GroupRows { columns: groups.into_iter().chain(values).collect(), rows, is_gone: false })
     }
 
     /// The states of some groups.
@@ -276,7 +278,11 @@ impl Shard {
         let states = rows.num_columns() - aggregates.state_fields().len();
         let values = aggregates.values(&rows.columns()[states..])?;
         let groups = rows.columns()[FIXED_COLUMNS..states].iter().cloned();
-        Ok(Some(GroupRows { columns: groups.chain(values).collect(), rows: rows.num_rows() }))
+        Ok(Some(GroupRows {
+            columns: groups.chain(values).collect(),
+            rows: rows.num_rows(),
+            is_gone: false,
+        }))
     }
 
     /// Forgets the groups whose windows end at `last` or before, and returns the others that this
@@ -387,6 +393,6 @@ pub fn hashes_of(rows: &RecordBatch) -> Vec<u128> {
     hashes.iter().map(|hash| u128::from_le_bytes(*hash)).collect()
 }
 
-fn ends_of(rows: &RecordBatch) -> &Int64Array {
+pub(super) fn ends_of(rows: &RecordBatch) -> &Int64Array {
     rows.column(1).as_primitive::<Int64Type>()
 }

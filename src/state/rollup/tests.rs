@@ -40,7 +40,7 @@ fn aggregates() -> Aggregates {
 }
 
 fn memory(bytes_max: u64) -> RollupMemory {
-    let options = RollupOptions { emit: Emit::Changes, lateness_us: 0, delay_us: 0 };
+    let options = RollupOptions { emit: Emit::Changes, lateness_us: 0, delay_us: 0, session: None };
     let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
     RollupMemory::new("rollup", options, bytes_max, &pool)
 }
@@ -89,7 +89,7 @@ fn epoch(memory: &RollupMemory, partials: &[Partial], reaches: i64, files: &mut 
     let mut shown = Vec::new();
     for (shard, own) in shards {
         let changed = memory.merge(shard, &aggregates, &rows(&own)).unwrap();
-        shown.extend(in_rows(&changed.columns));
+        shown.extend(changed.iter().flat_map(|own| in_rows(&own.columns)));
         let closed = memory.closed(shard, &aggregates).unwrap();
         shown.extend(closed.iter().flat_map(|own| in_rows(&own.columns)));
     }
