@@ -8,11 +8,14 @@
 //! It freezes when it is large and most groups had one row: keys that come often were seen by then
 //! and stay, and keys that do not come back would only fill memory.
 
+use super::packed::{PackedTable, Words};
 use super::shape::RollupShape;
 use crate::key::{Entry, KeyTable};
+use crate::state::FIXED_COLUMNS;
 use arrow::array::cast::AsArray;
 use arrow::array::{Array, ArrayRef, BooleanArray, UInt32Array};
 use arrow::compute::{concat, take};
+use arrow::datatypes::DataType;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
 use datafusion::logical_expr::{EmitTo, GroupsAccumulator};
@@ -28,17 +31,26 @@ const BLOCK_ROWS: usize = 64;
 
 /// Rows to be folded.
 pub(super) struct Rows<'a> {
-    pub(super) hashes: &'a [u128],
+    /// The hash of each row's group, where its columns alone do not tell it apart.
+    pub(super) hashes: Option<&'a [u128]>,
     pub(super) ends: &'a [i64],
     pub(super) groups: &'a [ArrayRef],
     /// By aggregate: its arguments, and which rows its FILTER lets through.
     pub(super) arguments: &'a [(Vec<ArrayRef>, Option<BooleanArray>)],
 }
 
+/// The numbers of groups.
+enum Ids {
+    /// By their values.
+    Packed(PackedTable),
+    /// By their hashes.
+    Hashed(KeyTable<u32>),
+}
+
 /// States of groups that grow.
 pub(super) struct Fold {
     shape: Arc<RollupShape>,
-    ids: KeyTable<u32>,
+    ids: Ids,
     hashes: Vec<u128>,
     ends: Vec<i64>,
     /// The columns of the groups, in parts.
@@ -49,8 +61,19 @@ pub(super) struct Fold {
 
 impl Fold {
     pub(super) fn new(shape: &Arc<RollupShape>) -> Result<Self> {
-        let mut ids = KeyTable::new();
-        ids.reserve(shape.memory.groups_expected());
+        let expected = shape.memory.groups_expected();
+        let columns = FIXED_COLUMNS..FIXED_COLUMNS + shape.group_columns();
+        let types = shape.rows.fields()[columns].iter().map(|own| own.data_type().clone());
+        let is_packed = shape.expressions.hop.is_none()
+            && PackedTable::takes(&types.collect::<Vec<DataType>>());
+        let ids = if is_packed {
+            let seed = u128::from_le_bytes(shape.memory.hash_key()) as u64;
+            Ids::Packed(PackedTable::new(expected, seed))
+        } else {
+            let mut ids = KeyTable::new();
+            ids.reserve(expected);
+            Ids::Hashed(ids)
+        };
         Ok(Self {
             shape: Arc::clone(shape),
             ids,
@@ -72,29 +95,17 @@ impl Fold {
         if self.is_frozen() {
             return self.fold_known(rows);
         }
-        let mut ids = Vec::with_capacity(rows.hashes.len());
-        let mut fresh = Vec::new();
-        let mut touched = 0;
-        for (block, number) in rows.hashes.chunks(BLOCK_ROWS).zip(0..) {
-            for hash in block {
-                touched ^= self.ids.touch(*hash);
-            }
-            for (hash, row) in block.iter().zip(number * BLOCK_ROWS..) {
-                let next = self.hashes.len() as u32;
-                match self.ids.find_or_insert(*hash, next) {
-                    Entry::Found(id) => ids.push(*id as usize),
-                    Entry::Added => {
-                        ids.push(next as usize);
-                        self.hashes.push(*hash);
-                        self.ends.push(rows.ends[row]);
-                        fresh.push(row as u32);
-                    }
-                }
-            }
-        }
-        std::hint::black_box(touched);
+        let (ids, fresh) = self.numbered(rows)?;
         if !fresh.is_empty() {
-            self.groups.push(picked(rows.groups, &UInt32Array::from(fresh))?);
+            let fresh = UInt32Array::from(fresh);
+            let groups = picked(rows.groups, &fresh)?;
+            match rows.hashes {
+                Some(all) => {
+                    self.hashes.extend(fresh.values().iter().map(|row| all[*row as usize]))
+                }
+                None => self.shape.hasher.hash(&groups, &mut self.hashes).map(|_| ())?,
+            }
+            self.groups.push(groups);
         }
         self.rows += ids.len();
         let groups = self.hashes.len();
@@ -104,13 +115,75 @@ impl Fold {
         Ok(None)
     }
 
+    /// The number of each row's group, and which rows are the first of theirs.
+    fn numbered(&mut self, rows: &Rows<'_>) -> Result<(Vec<usize>, Vec<u32>)> {
+        let count = rows.ends.len();
+        let (mut ids, mut fresh, mut touched) = (Vec::with_capacity(count), Vec::new(), 0);
+        let mut hashes = Vec::new();
+        let blocks = (0..count).step_by(BLOCK_ROWS).map(|from| from..count.min(from + BLOCK_ROWS));
+        match &mut self.ids {
+            Ids::Packed(table) => {
+                let words = Words::try_new(rows.groups)?;
+                for block in blocks {
+                    for row in block.clone() {
+                        touched ^= u64::from(table.touch(words.at(row)));
+                    }
+                    for row in block {
+                        let next = self.ends.len() as u32;
+                        let id = table.find_or_insert(words.at(row), next);
+                        if id == next {
+                            self.ends.push(rows.ends[row]);
+                            fresh.push(row as u32);
+                        }
+                        ids.push(id as usize);
+                    }
+                }
+            }
+            Ids::Hashed(table) => {
+                let hashes = hashes_of(&self.shape, rows, &mut hashes)?;
+                for block in blocks {
+                    for row in block.clone() {
+                        touched ^= table.touch(hashes[row]);
+                    }
+                    for row in block {
+                        let next = self.ends.len() as u32;
+                        if let Entry::Found(id) = table.find_or_insert(hashes[row], next) {
+                            ids.push(*id as usize);
+                            continue;
+                        }
+                        self.ends.push(rows.ends[row]);
+                        fresh.push(row as u32);
+                        ids.push(next as usize);
+                    }
+                }
+            }
+        }
+        std::hint::black_box(touched);
+        Ok((ids, fresh))
+    }
+
+    /// The number of each row's group, where it has one already.
+    fn known(&self, rows: &Rows<'_>) -> Result<Vec<Option<u32>>> {
+        match &self.ids {
+            Ids::Packed(table) => {
+                let words = Words::try_new(rows.groups)?;
+                Ok((0..rows.ends.len()).map(|row| table.get(words.at(row))).collect())
+            }
+            Ids::Hashed(table) => {
+                let mut hashes = Vec::new();
+                let hashes = hashes_of(&self.shape, rows, &mut hashes)?;
+                Ok(hashes.iter().map(|hash| table.get(*hash).copied()).collect())
+            }
+        }
+    }
+
     fn fold_known(&mut self, rows: &Rows<'_>) -> Result<Option<RecordBatch>> {
         let (mut known, mut ids, mut others) = (Vec::new(), Vec::new(), Vec::new());
-        for (row, hash) in rows.hashes.iter().enumerate() {
-            match self.ids.get(*hash) {
+        for (row, id) in self.known(rows)?.into_iter().enumerate() {
+            match id {
                 Some(id) => {
                     known.push(row as u32);
-                    ids.push(*id as usize);
+                    ids.push(id as usize);
                 }
                 None => others.push(row as u32),
             }
@@ -137,9 +210,13 @@ impl Fold {
             return Ok(None);
         }
         let at = |row: &u32| *row as usize;
-        let hashes: Vec<u128> = others.values().iter().map(|row| rows.hashes[at(row)]).collect();
         let ends = others.values().iter().map(|row| rows.ends[at(row)]).collect();
         let groups = picked(rows.groups, &others)?;
+        let mut hashes = Vec::with_capacity(others.len());
+        match rows.hashes {
+            Some(all) => hashes.extend(others.values().iter().map(|row| all[at(row)])),
+            None => self.shape.hasher.hash(&groups, &mut hashes).map(|_| ())?,
+        }
         self.shape.rows((&hashes, ends), groups, states).map(Some)
     }
 
@@ -166,8 +243,25 @@ impl Fold {
     pub(super) fn bytes(&self) -> usize {
         let groups = self.groups.iter().flatten().map(Array::get_array_memory_size);
         let states = self.accumulators.iter().map(|own| own.size());
-        groups.chain(states).sum::<usize>() + self.ids.allocated_bytes() + self.hashes.len() * 24
+        let ids = match &self.ids {
+            Ids::Packed(table) => table.allocated_bytes(),
+            Ids::Hashed(table) => table.allocated_bytes(),
+        };
+        groups.chain(states).sum::<usize>() + ids + self.hashes.len() * 24
     }
+}
+
+/// The hashes of the rows' groups, made into `made` if they are not given.
+fn hashes_of<'a>(
+    shape: &RollupShape,
+    rows: &Rows<'a>,
+    made: &'a mut Vec<u128>,
+) -> Result<&'a [u128]> {
+    if let Some(given) = rows.hashes {
+        return Ok(given);
+    }
+    shape.hasher.hash(rows.groups, made)?;
+    Ok(made)
 }
 
 fn picked(columns: &[ArrayRef], rows: &UInt32Array) -> Result<Vec<ArrayRef>> {

@@ -272,17 +272,18 @@ impl Local {
         let roots = self.steps.iter().filter(|(_, from)| from.is_none());
         for ((set, _), (fold, passed)) in roots.zip(self.folds.iter_mut().zip(&mut self.passed)) {
             let groups = shape.columns_of(set, &groups, rows)?;
-            let mut hashes = Vec::with_capacity(rows);
-            shape.hasher.hash(&groups, &mut hashes)?;
+            let mut hashes = Vec::new();
             let ends = match (own.hop, &first_ends) {
                 (Some(hop), Some(ends)) => {
+                    shape.hasher.hash(&groups, &mut hashes)?;
                     hop.tell_apart(&mut hashes, &groups[hop.column], ends)?;
                     ends.clone()
                 }
                 _ if *set.present == *finest.present => end_or_open(&ends),
                 _ => end_or_open(&shape.ends(set, &groups, rows)?),
             };
-            let own = Rows { hashes: &hashes, ends: &ends, groups: &groups, arguments: &arguments };
+            let hashes = own.hop.map(|_| hashes.as_slice());
+            let own = Rows { hashes, ends: &ends, groups: &groups, arguments: &arguments };
             passed.extend(fold.fold(&own)?);
         }
         Ok(())

@@ -27,6 +27,7 @@ mod fold;
 mod global;
 mod hop;
 mod local;
+mod packed;
 mod session;
 mod shape;
 mod sum;
