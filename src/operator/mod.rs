@@ -14,6 +14,7 @@ pub use dedup::{
 };
 pub use rollup::{
     GlobalRollupExec, GroupingSet, LocalRollupExec, RollupExpressions, RollupMemories,
-    WindowColumn, WindowStep, exact_sum, has_exact_sum, plan_epoch_rollup,
+    WindowColumn, WindowStep, exact_float, exact_sum, float_extreme, has_exact_sum,
+    plan_epoch_rollup,
 };
 pub use sketch::{sketch_aggregates, sketch_functions};

@@ -16,6 +16,7 @@
 //!
 //! Grammar (that is `sql`), rows (that is `operator`).
 
+mod aggregates;
 mod emit;
 mod error;
 mod expressions;
@@ -29,6 +30,8 @@ mod positions;
 mod relation;
 mod rollup;
 mod target;
+#[cfg(test)]
+mod tests;
 mod trace;
 mod tumble;
 mod volatile;

@@ -12,4 +12,6 @@ pub struct RollupOptions {
     /// How far in microseconds the watermark that reaches the rollup lies behind that of the
     /// sources.
     pub delay_us: i64,
+    /// Whether `sum` and `avg` of floats are exact, so that the order of rows does not matter.
+    pub exact_float_sums: bool,
 }

@@ -22,6 +22,8 @@
 //! What is remembered from epoch to epoch, and how states merge: that is `state`.
 
 mod cascade;
+mod extreme;
+mod float_sum;
 mod fold;
 mod global;
 mod local;
@@ -29,6 +31,8 @@ mod shape;
 mod sum;
 mod window;
 
+pub use extreme::float_extreme;
+pub use float_sum::exact_float;
 pub use global::GlobalRollupExec;
 pub use local::LocalRollupExec;
 pub use shape::{GroupingSet, RollupExpressions, RollupMemories, plan_epoch_rollup};

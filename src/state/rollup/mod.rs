@@ -21,11 +21,13 @@
 //! twice, and 32 to 40 bytes.
 
 mod aggregates;
+mod float_sum;
 mod format;
 mod memory;
 mod shard;
 
 pub use aggregates::{Aggregates, Part, is_bounded};
+pub use float_sum::FloatSum;
 pub use memory::saved_groups;
 pub use memory::{ROLLUP_SHARDS, RollupMemory};
 pub use shard::{FIXED_COLUMNS, GROUP_COLUMNS, GroupRows, OPEN_END, hash_array, hashes_of};
