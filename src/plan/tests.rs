@@ -5,14 +5,13 @@ use super::aggregates::order_free;
 use super::rollup::top_aggregate;
 use crate::operator::{sketch_aggregates, sketch_functions};
 use crate::state::Aggregates;
-use arrow::array::{ArrayRef, Int64Array};
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::record_batch::RecordBatch;
 use arrow::util::display::array_value_to_string;
 use datafusion::execution::FunctionRegistry;
 use datafusion::logical_expr::EmitTo;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::{LoweredAggregate, LoweredAggregateBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use proptest::prelude::*;
@@ -135,9 +134,14 @@ proptest! {
             let others = parts[..parts.len() - 1].iter().rev();
             let from_right = others.fold(last, |sum, own| all.merged(&[own, &sum]));
             let at_once = all.merged(&parts.iter().collect::<Vec<_>>());
-            for states in [&by_row, &from_left, &from_right, &at_once] {
+            let passed = all.passed(None);
+            for states in [&by_row, &from_left, &from_right, &at_once, &passed] {
                 all.compare(&all.values(states), &whole);
             }
+            let lets_through = |number: &i64| (number % 6 != 0).then_some(number % 2 == 0);
+            let filter: BooleanArray = numbers.iter().map(lets_through).collect();
+            let folded = all.folded(&all.batch, Some(&filter));
+            all.compare(&all.values(&all.passed(Some(&filter))), &all.values(&folded));
         });
     }
 }
@@ -190,19 +194,31 @@ impl Planned {
 
     /// The states of one group of some rows.
     fn states(&self, rows: &[usize]) -> Vec<ArrayRef> {
-        let rows: arrow::array::UInt32Array = rows.iter().map(|row| *row as u32).collect();
+        let rows: UInt32Array = rows.iter().map(|row| *row as u32).collect();
         let batch = take_record_batch(&self.batch, &rows).unwrap();
+        self.folded(&batch, None)
+    }
+
+    fn folded(&self, batch: &RecordBatch, filter: Option<&BooleanArray>) -> Vec<ArrayRef> {
         let ids = vec![0; batch.num_rows()];
         let mut states = Vec::new();
         let accumulators = self.aggregates.accumulators().unwrap();
         for (own, mut accumulator) in self.lowered.iter().zip(accumulators) {
-            let order_by = own.order_bys.iter().map(|sort| Arc::clone(&sort.expr));
-            let arguments = own.aggregate.all_expressions().args.into_iter().chain(order_by);
-            let values: Vec<ArrayRef> = arguments.map(|own| evaluated(&own, &batch)).collect();
-            accumulator.update_batch(&values, &ids, None, 1).unwrap();
+            accumulator.update_batch(&arguments(own, batch), &ids, filter, 1).unwrap();
             states.extend(accumulator.state(EmitTo::All).unwrap());
         }
         states
+    }
+
+    /// The states of one group, merged from those of each row as it passes through a fold.
+    fn passed(&self, filter: Option<&BooleanArray>) -> Vec<ArrayRef> {
+        let mut states = Vec::new();
+        for (own, accumulator) in self.lowered.iter().zip(self.aggregates.accumulators().unwrap()) {
+            let values = arguments(own, &self.batch);
+            states.extend(accumulator.convert_to_state(&values, filter).unwrap());
+        }
+        let ids = vec![0; self.batch.num_rows()];
+        self.aggregates.merge(&[(&states, &ids)], 1).unwrap()
     }
 
     fn merged(&self, parts: &[&Vec<ArrayRef>]) -> Vec<ArrayRef> {
@@ -246,6 +262,8 @@ impl Planned {
     }
 }
 
-fn evaluated(expr: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> ArrayRef {
-    expr.evaluate(batch).unwrap().into_array(batch.num_rows()).unwrap()
+fn arguments(own: &LoweredAggregate, batch: &RecordBatch) -> Vec<ArrayRef> {
+    let order_by = own.order_bys.iter().map(|sort| Arc::clone(&sort.expr));
+    let all = own.aggregate.all_expressions().args.into_iter().chain(order_by);
+    all.map(|own| own.evaluate(batch).unwrap().into_array(batch.num_rows()).unwrap()).collect()
 }
