@@ -302,8 +302,8 @@ impl Agree {
                 (found - expected).abs() <= 1e-6 * scale
             }),
             (Rank(rank), found) => {
-                let list = expected.trim_matches(['[', ']']).split(", ");
-                let values: Vec<f64> = list.filter_map(number).collect();
+                let sorted = expected.trim_matches(['[', ']']).split(", ");
+                let values: Vec<f64> = sorted.filter_map(number).collect();
                 let Some(found) = found else { return values.is_empty() };
                 let last = (values.len() - 1) as f64;
                 let slack = 1.0 + 0.1 * last;

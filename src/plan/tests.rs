@@ -157,7 +157,9 @@ impl Planned {
     async fn new(numbers: &[i64]) -> Self {
         let mut context =
             SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
-        sketch_aggregates().into_iter().for_each(|own| context.register_udaf((*own).clone()));
+        for own in sketch_aggregates() {
+            context.register_udaf((*own).clone());
+        }
         for own in sketch_functions() {
             FunctionRegistry::register_udf(&mut context, own).unwrap();
         }
