@@ -1,23 +1,26 @@
 //! What a sum of floats costs that does not depend on the order of rows, beside DataFusion's own.
 //!
 //! Answers: how many rows and how many partial states per second one core adds to their groups, and
-//! what a state takes, for prices and for values that lie up to 2^80 apart. Both are measured in turns
-//! in the same run; the best of three counts.
+//! what a state takes, for prices and for values that lie up to 2^80 apart; and how much slower a
+//! pipeline is under the setting. Both are measured in turns in the same run; the best of three counts.
+#![allow(clippy::future_not_send, reason = "a bench waits on one thread")]
 
 use onefold::arrow::array::{Array, ArrayRef, Float64Array};
 use onefold::arrow::datatypes::{DataType, Field, Schema};
-use onefold::datafusion::common::Result;
+use onefold::datafusion::common::Result as PlanResult;
 use onefold::datafusion::functions_aggregate::sum::sum_udaf;
 use onefold::datafusion::logical_expr::{AggregateUDF, EmitTo, GroupsAccumulator};
 use onefold::datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
 use onefold::datafusion::physical_expr::expressions::Column;
+use onefold::datafusion::prelude::{SessionConfig, SessionContext};
 use onefold::operator::exact_float;
+use onefold::prelude::*;
 use std::error::Error as StdError;
 use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-type Outcome<T> = std::result::Result<T, Box<dyn StdError>>;
+type Outcome<T> = Result<T, Box<dyn StdError>>;
 
 const ROWS: usize = 8_000_000;
 const BATCH_ROWS: usize = 8_192;
@@ -60,10 +63,57 @@ fn main() -> Outcome<()> {
             )?;
         }
     }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(pipelines())
+}
+
+/// A pipeline of `sum` and `avg` per key, without the setting and with it.
+async fn pipelines() -> Outcome<()> {
+    let folder = tempfile::tempdir()?;
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let plain = SessionContext::new_with_config(SessionConfig::new());
+    let copy = format!(
+        "COPY (SELECT value * 7919 % 100003 AS id, CAST(value * 104729 % 1000000 AS DOUBLE) / 100 AS v
+         FROM generate_series(1, {ROWS})) TO '{}' STORED AS PARQUET",
+        path("rows/0.parquet")
+    );
+    plain.sql(&copy).await?.collect().await?;
+    let (mut best, mut state) = ([Duration::MAX; 2], [0; 2]);
+    for turn in 0..TURNS {
+        for (index, setting) in ["false", "true"].into_iter().enumerate() {
+            let context = SessionContext::new_with_config(SessionConfig::new());
+            let context = context.with_onefold(Settings::default())?;
+            let script = format!(
+                "SET onefold.exact_float_sums = {setting};
+                 CREATE UNBOUNDED EXTERNAL TABLE e (id BIGINT, v DOUBLE) STORED AS PARQUET LOCATION '{}/';
+                 CREATE EXTERNAL TABLE t (id BIGINT NOT NULL, s DOUBLE, a DOUBLE, PRIMARY KEY (id))
+                 STORED AS DELTA LOCATION '{}';
+                 INSERT INTO t SELECT id, sum(v), avg(v) FROM e GROUP BY id",
+                path("rows"),
+                path(&format!("t-{turn}-{setting}"))
+            );
+            context.run_sql(&script).await?;
+            let start = now();
+            let status = context.pipeline("t")?.run_until_idle().await?;
+            best[index] = best[index].min(start.elapsed());
+            state[index] = status.state_bytes;
+        }
+    }
+    let rate = |time: Duration| ROWS as f64 / time.as_secs_f64() / 1e6;
+    writeln!(
+        std::io::stdout(),
+        "pipeline of sum and avg, 100 003 keys: {:.2} M rows/s, without the setting {:.2} M, ratio \
+         {:.2}; state {:.1} MiB, {:.1} MiB",
+        rate(best[1]),
+        rate(best[0]),
+        best[0].as_secs_f64() / best[1].as_secs_f64(),
+        state[1] as f64 / f64::from(1 << 20),
+        state[0] as f64 / f64::from(1 << 20)
+    )?;
     Ok(())
 }
 
-fn function(own: Arc<AggregateUDF>) -> Result<AggregateFunctionExpr> {
+fn function(own: Arc<AggregateUDF>) -> PlanResult<AggregateFunctionExpr> {
     let schema = Arc::new(Schema::new(vec![Field::new("v", DataType::Float64, true)]));
     AggregateExprBuilder::new(own, vec![Arc::new(Column::new("v", 0))])
         .schema(schema)
@@ -77,7 +127,7 @@ fn measure(
     function: &AggregateFunctionExpr,
     batches: &Batches,
     groups: usize,
-) -> Result<(Duration, Duration, usize)> {
+) -> Outcome<(Duration, Duration, usize)> {
     let mut sums = function.create_groups_accumulator()?;
     let start = now();
     for (values, ids) in batches {
@@ -86,15 +136,13 @@ fn measure(
     let added = start.elapsed();
     let states = sums.state(EmitTo::All)?;
     let ids: Vec<usize> = (0..groups).collect();
-    let mut merged: Box<dyn GroupsAccumulator> = function.create_groups_accumulator()?;
+    let mut sums: Box<dyn GroupsAccumulator> = function.create_groups_accumulator()?;
     let start = now();
-    merged.merge_batch(&states, &ids, groups)?;
-    merged.merge_batch(&states, &ids, groups)?;
-    let bytes = states
-        .iter()
-        .map(|own| own.to_data().get_slice_memory_size())
-        .sum::<std::result::Result<usize, _>>()?;
-    Ok((added, start.elapsed() / 2, bytes))
+    sums.merge_batch(&states, &ids, groups)?;
+    sums.merge_batch(&states, &ids, groups)?;
+    let merged = start.elapsed() / 2;
+    let bytes = states.iter().map(|own| own.to_data().get_slice_memory_size());
+    Ok((added, merged, bytes.sum::<Result<usize, _>>()?))
 }
 
 fn batches(groups: usize, is_wide: bool) -> Batches {
