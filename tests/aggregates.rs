@@ -165,7 +165,7 @@ enum Then {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(6))]
+    #![proptest_config(ProptestConfig::with_cases(4))]
 
     #[test]
     fn every_aggregate_is_that_of_one_query_under_every_cut_and_crash(

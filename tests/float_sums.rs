@@ -29,7 +29,7 @@ const SELECT: &str =
 const COLUMNS: usize = 10;
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(8))]
+    #![proptest_config(ProptestConfig::with_cases(6))]
 
     #[test]
     fn float_sums_have_the_same_bits_under_every_cut_and_crash(

@@ -10,9 +10,9 @@
 //! # Meaning
 //!
 //! Merging is commutative and associative, so the states do not depend on how rows were cut into
-//! epochs or partitions; float sums agree up to rounding, or exactly if they are told to. A group is closed once its
-//! window's end and the allowed lateness have been passed by the watermark: every row that could
-//! still change it is late by the rollup's own rule. Then it leaves memory and files.
+//! epochs or partitions; float sums agree up to rounding, or exactly if they are told to. A group is
+//! closed once its window's end and the allowed lateness have been passed by the watermark: every row
+//! that could still change it is late by the rollup's own rule. Then it leaves memory and files.
 //!
 //! # Memory
 //!
