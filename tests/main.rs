@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests may panic")]
 #![allow(clippy::future_not_send, reason = "tests run on one thread")]
 
+mod aggregates;
 mod checks;
 mod cli;
 mod crash;
 mod dml;
 mod explain;
+mod float_sums;
 mod hops;
 mod lookups;
 mod merges;

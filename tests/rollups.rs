@@ -250,7 +250,7 @@ async fn a_table_of_groups_has_one_writer() {
 }
 
 /// Columns of a table, its key, a query, and why its groups do not fit.
-const REFUSED: [(&str, &str, &str, &str); 12] = [
+const REFUSED: [(&str, &str, &str, &str); 14] = [
     (
         "k VARCHAR NOT NULL, g INT NOT NULL, c BIGINT",
         "k, g",
@@ -311,6 +311,18 @@ const REFUSED: [(&str, &str, &str, &str); 12] = [
         "k",
         "k, count(DISTINCT n) FROM events GROUP BY k",
         "keeps every value of a group",
+    ),
+    (
+        "k VARCHAR NOT NULL, c BIGINT",
+        "k",
+        "k, first_value(n) FROM events GROUP BY k",
+        "write first_value(... ORDER BY ...)",
+    ),
+    (
+        "k VARCHAR NOT NULL, c BIGINT",
+        "k",
+        "k, any_value(n) FROM events GROUP BY k",
+        "depends on the order in which rows come",
     ),
     (
         "k VARCHAR NOT NULL, c BIGINT",

@@ -39,6 +39,11 @@ async fn windows_that_tumble_are_bins() {
     run_everywhere("tumble.slt").await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nexmark_as_pipelines_is_nexmark_at_once() {
+    run_everywhere("nexmark.slt").await;
+}
+
 #[tokio::test]
 async fn windows_that_hop_hold_each_row_several_times() {
     run_everywhere("hop.slt").await;
@@ -94,6 +99,10 @@ impl AsyncDB for Database {
     type ColumnType = DefaultColumnType;
 
     async fn run(&mut self, sql: &str) -> Result<DBOutput<DefaultColumnType>, Error> {
+        if let Some(pipeline) = sql.strip_prefix("RUN ") {
+            self.context.pipeline(pipeline)?.run_until_idle().await?;
+            return Ok(DBOutput::StatementComplete(0));
+        }
         let frames = if self.is_plain {
             vec![self.context.sql(sql).await?]
         } else {

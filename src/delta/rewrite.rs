@@ -187,11 +187,19 @@ fn sort_by(
         several => {
             let fields = several.iter().map(|own| SortField::new(own.data_type().clone()));
             let sortable = RowConverter::new(fields.collect())?.convert_columns(several)?;
-            let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();
-            order.sort_unstable_by(|one, two| {
-                sortable.row(*one as usize).cmp(&sortable.row(*two as usize))
+            let prefix = |row: usize| {
+                let (mut first, own) = ([0; 16], sortable.row(row));
+                let length = own.data().len().min(first.len());
+                first[..length].copy_from_slice(&own.data()[..length]);
+                u128::from_be_bytes(first)
+            };
+            let mut order: Vec<(u128, u32)> =
+                (0..rows.num_rows()).map(|row| (prefix(row), row as u32)).collect();
+            order.sort_unstable_by(|(one, first), (two, second)| {
+                let rest = || sortable.row(*first as usize).cmp(&sortable.row(*second as usize));
+                one.cmp(two).then_with(rest)
             });
-            UInt32Array::from(order)
+            UInt32Array::from_iter_values(order.into_iter().map(|(_, row)| row))
         }
     };
     if order.values().is_sorted() {

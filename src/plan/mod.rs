@@ -16,6 +16,7 @@
 //!
 //! Grammar (that is `sql`), rows (that is `operator`).
 
+mod aggregates;
 mod emit;
 mod error;
 mod expressions;
@@ -32,6 +33,8 @@ mod relation;
 mod rollup;
 mod session;
 mod target;
+#[cfg(test)]
+mod tests;
 mod trace;
 mod tumble;
 mod volatile;

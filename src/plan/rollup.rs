@@ -8,21 +8,21 @@
 //! ```
 
 use super::PlanError;
+use super::aggregates::order_free;
 use super::hop::HopSpec;
 use super::lower_windows::{WindowKind, call_among};
 use super::positions::{Exposed, ReplaceScan, expose};
 use super::windows::windows_of;
-use crate::operator::{GroupingSet, HopColumn, WindowColumn, exact_sum, has_exact_sum};
+use crate::operator::{GroupingSet, HopColumn, WindowColumn};
 use crate::types::{DELETE_COLUMN, Emit, RollupOptions, SessionOptions, hidden_fields};
 use arrow::datatypes::{DataType, Field};
 use datafusion::common::TableReference;
 use datafusion::common::{Column, DFSchema, DFSchemaRef, Result};
 use datafusion::functions_aggregate::expr_fn::{max, min};
-use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::utils::{enumerate_grouping_sets, grouping_set_to_exprlist};
 use datafusion::logical_expr::{
-    Aggregate, Expr, ExprSchemable, Extension, GroupingSet as Sets, LogicalPlan,
-    LogicalPlanBuilder, SubqueryAlias, UserDefinedLogicalNodeCore,
+    Aggregate, Expr, Extension, GroupingSet as Sets, LogicalPlan, LogicalPlanBuilder,
+    SubqueryAlias, UserDefinedLogicalNodeCore,
 };
 use std::cmp::Ordering;
 use std::fmt;
@@ -211,9 +211,9 @@ fn having(predicate: Expr, shown: &LogicalPlan, input: ExposedRollup) -> Result<
 fn rollup(aggregate: &Aggregate, input: Exposed, options: RollupOptions) -> Result<ExposedRollup> {
     let (groups, sets) = sets_of(aggregate)?;
     for own in &aggregate.aggr_expr {
-        refuse_unbounded(own)?;
+        refuse_aggregate(own)?;
     }
-    let mut aggregates = exact(aggregate)?;
+    let mut aggregates = order_free(aggregate, options.exact_float_sums)?;
     let mut windows = windows_of(&aggregate.input, &groups);
     let (mut hop, mut session) = (None, None);
     match call_among(&groups)? {
@@ -321,30 +321,17 @@ pub(super) fn sets_of(aggregate: &Aggregate) -> Result<(Vec<Expr>, Vec<GroupingS
     Ok((groups, sets))
 }
 
-/// The aggregates, with sums that are exact where their type has such.
-fn exact(aggregate: &Aggregate) -> Result<Vec<Expr>> {
-    let schema = aggregate.input.schema();
-    let exact = |expr: &Expr| {
-        let name = expr.schema_name().to_string();
-        let Expr::AggregateFunction(own) = expr.clone().unalias_nested().data else {
-            return Ok(expr.clone());
-        };
-        if own.func.name() != "sum" || !has_exact_sum(&own.params.args[0].get_type(schema)?) {
-            return Ok(expr.clone());
-        }
-        let own = AggregateFunction { func: exact_sum(), ..own };
-        Ok(Expr::AggregateFunction(own).alias(name))
-    };
-    aggregate.aggr_expr.iter().map(exact).collect()
-}
-
-/// Refuses aggregates whose states grow with their rows.
-fn refuse_unbounded(aggregate: &Expr) -> Result<()> {
+/// Refuses aggregates whose states grow with their rows, or depend on the order of rows.
+fn refuse_aggregate(aggregate: &Expr) -> Result<()> {
     let bare = aggregate.clone().unalias_nested().data;
     let Expr::AggregateFunction(own) = &bare else { return Ok(()) };
     let name = own.func.name();
     let refuse = |instead: &str| {
         let what = format!("{bare}, which keeps every value of a group,");
+        Err(PlanError::incremental(&what, instead).into())
+    };
+    let refuse_any = |instead: &str| {
+        let what = format!("{bare}, which depends on the order in which rows come,");
         Err(PlanError::incremental(&what, instead).into())
     };
     match name {
@@ -353,6 +340,10 @@ fn refuse_unbounded(aggregate: &Expr) -> Result<()> {
             refuse("write hll_estimate(hll_state(...)), or bitmap_count(bitmap_state(...))")
         }
         _ if own.params.distinct => refuse("write DEDUP BY with the columns, WITHIN an interval"),
+        "any_value" => refuse_any("write min or max"),
+        "first_value" | "last_value" if own.params.order_by.is_empty() => {
+            refuse_any(&format!("write {name}(... ORDER BY ...)"))
+        }
         "array_agg" | "string_agg" | "nth_value" => {
             refuse("store the rows, and collect them when the table is read")
         }

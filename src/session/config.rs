@@ -1,7 +1,7 @@
 //! `SET onefold.<name> = <value>`: the settings as options of DataFusion.
 
 use crate::delta::DeltaSettings;
-use crate::types::Settings;
+use crate::types::{PipelineId, Settings};
 use datafusion::common::config::{ConfigEntry, ConfigExtension, ExtensionOptions};
 use datafusion::error::{DataFusionError, Result};
 use std::any::Any;
@@ -17,6 +17,9 @@ pub(super) struct OnefoldOptions {
 type Number = (&'static str, u64, &'static str);
 
 const TOKEN_BYTES_MAX: usize = 256;
+
+/// The settings that are no numbers.
+const OTHERS: [&str; 4] = ["exact_float_sums", "pipeline", "warehouse", "idempotency_token"];
 
 const NUMBERS: [Number; 11] = [
     ("epoch_rows_max", 1, "Most rows one epoch reads from all sources together"),
@@ -46,6 +49,37 @@ impl OnefoldOptions {
             retention: Duration::from_hours(self.settings.retention_hours),
             ..DeltaSettings::default()
         }
+    }
+
+    /// Sets one of [`OTHERS`].
+    fn set_other(&mut self, key: &str, value: &str) -> Result<()> {
+        let refuse = |reason: String| Err(DataFusionError::Configuration(reason));
+        let text = match key {
+            "exact_float_sums" => {
+                let Ok(is_on) = value.to_ascii_lowercase().parse() else {
+                    return refuse(format!("onefold.{key} is true or false, not '{value}'"));
+                };
+                self.settings.exact_float_sums = is_on;
+                return Ok(());
+            }
+            "pipeline" => {
+                if !value.is_empty()
+                    && let Err(error) = PipelineId::try_new(value)
+                {
+                    return refuse(error.to_string());
+                }
+                &mut self.settings.pipeline
+            }
+            "idempotency_token" => {
+                if value.len() > TOKEN_BYTES_MAX {
+                    return refuse(format!("onefold.{key} has at most {TOKEN_BYTES_MAX} bytes"));
+                }
+                &mut self.settings.idempotency_token
+            }
+            _ => &mut self.settings.warehouse,
+        };
+        value.clone_into(text);
+        Ok(())
     }
 
     fn number(&mut self, name: &str) -> Option<&mut u64> {
@@ -86,30 +120,15 @@ impl ExtensionOptions for OnefoldOptions {
 
     fn set(&mut self, key: &str, value: &str) -> Result<()> {
         let refuse = |reason: String| Err(DataFusionError::Configuration(reason));
-        if key == "pipeline" {
-            if !value.is_empty() {
-                crate::types::PipelineId::try_new(value)
-                    .map_err(|error| DataFusionError::Configuration(error.to_string()))?;
-            }
-            value.clone_into(&mut self.settings.pipeline);
-            return Ok(());
-        }
-        if key == "warehouse" {
-            value.clone_into(&mut self.settings.warehouse);
-            return Ok(());
-        }
-        if key == "idempotency_token" {
-            if value.len() > TOKEN_BYTES_MAX {
-                return refuse(format!("onefold.{key} has at most {TOKEN_BYTES_MAX} bytes"));
-            }
-            value.clone_into(&mut self.settings.idempotency_token);
-            return Ok(());
+        if OTHERS.contains(&key) {
+            return self.set_other(key, value);
         }
         let Some((_, least, _)) = NUMBERS.iter().find(|(name, ..)| *name == key) else {
             let names: Vec<&str> = NUMBERS.iter().map(|(name, ..)| *name).collect();
             return refuse(format!(
-                "no setting onefold.{key}; there are {}, pipeline, warehouse, idempotency_token",
-                names.join(", ")
+                "no setting onefold.{key}; there are {}, {}",
+                names.join(", "),
+                OTHERS.join(", ")
             ));
         };
         let Ok(number) = value.replace('_', "").parse::<u64>() else {
@@ -137,6 +156,11 @@ impl ExtensionOptions for OnefoldOptions {
                 description,
             })
             .collect();
+        entries.push(ConfigEntry {
+            key: "onefold.exact_float_sums".to_owned(),
+            value: Some(self.settings.exact_float_sums.to_string()),
+            description: "Whether float sums of a GROUP BY do not depend on the order of rows",
+        });
         entries.push(ConfigEntry {
             key: "onefold.pipeline".to_owned(),
             value: Some(self.settings.pipeline.clone()),
@@ -173,11 +197,14 @@ mod tests {
         }
         assert!(options.set("retention_hours", "23").is_err());
         options.set("retention_hours", "0").unwrap();
+        options.set("exact_float_sums", "TRUE").unwrap();
+        assert!(options.settings.exact_float_sums);
+        assert!(options.set("exact_float_sums", "1").is_err());
         options.set("pipeline", "mine").unwrap();
         assert!(options.set("pipeline", "a/b").is_err());
         options.set("warehouse", "memory:///lake").unwrap();
         assert!(options.set("epoch_rows", "1").is_err());
         assert!(options.set("epoch_rows_max", "many").is_err());
-        assert_eq!(options.entries().len(), NUMBERS.len() + 3);
+        assert_eq!(options.entries().len(), NUMBERS.len() + OTHERS.len());
     }
 }

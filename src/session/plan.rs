@@ -112,7 +112,8 @@ pub(super) fn plan_query(
     let settings = options_of(state).settings;
     let (query, emit) = take_emit(&analysed(state, query)?)?;
     let lateness_us = settings.window_lateness_ms.saturating_mul(1_000) as i64;
-    let options = RollupOptions { emit, lateness_us, ..RollupOptions::default() };
+    let exact_float_sums = settings.exact_float_sums;
+    let options = RollupOptions { emit, lateness_us, exact_float_sums, delay_us: 0, session: None };
     let planned = plan_pipeline(&query, options)?;
     let owns_rows = planned.is_rollup();
     if let Some(target) = target.filter(|_| owns_rows) {

@@ -19,7 +19,7 @@ pub use dedup::{Anchors, DEDUP_SHARDS, DedupMemory, DedupRow, DedupRows, Verdict
 pub use error::StateError;
 pub use memory::{EncodedState, EpochChanges, Judged, OperatorMemory};
 pub use rollup::{
-    Aggregates, FIXED_COLUMNS, GROUP_COLUMNS, GroupRows, OPEN_END, Part, ROLLUP_SHARDS,
+    Aggregates, FIXED_COLUMNS, FloatSum, GROUP_COLUMNS, GroupRows, OPEN_END, Part, ROLLUP_SHARDS,
     RollupMemory, SESSIONS, hash_array, hashes_of, is_bounded, saved_groups,
 };
 pub use sketch::{BitmapSketch, HllSketch, QuantileSketch, Sketch, SketchError, SketchKind};

@@ -12,6 +12,8 @@ pub struct RollupOptions {
     /// How far in microseconds the watermark that reaches the rollup lies behind that of the
     /// sources.
     pub delay_us: i64,
+    /// Whether `sum` and `avg` of floats are exact, so that the order of rows does not matter.
+    pub exact_float_sums: bool,
     /// What makes sessions of rows, where they are grouped by such.
     pub session: Option<SessionOptions>,
 }

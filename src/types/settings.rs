@@ -32,6 +32,10 @@ pub struct Settings {
     /// Default 0. More keeps groups longer, and updates rows that were there already.
     pub window_lateness_ms: u64,
 
+    /// Whether `sum` and `avg` of floats in a GROUP BY of a pipeline are exact until they are shown.
+    /// Default false. True gives the same bits whatever the order of rows, and costs time and state.
+    pub exact_float_sums: bool,
+
     /// Name of the next pipeline to be created. Default empty: the unnamed pipeline of its table.
     pub pipeline: String,
 
@@ -75,6 +79,7 @@ impl Default for Settings {
             poll_interval_ms: 500,
             state_bytes_max: 4 << 30,
             window_lateness_ms: 0,
+            exact_float_sums: false,
             pipeline: String::new(),
             warehouse: String::new(),
             idempotency_token: String::new(),

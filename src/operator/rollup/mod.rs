@@ -23,6 +23,8 @@
 //! What is remembered from epoch to epoch, and how states merge: that is `state`.
 
 mod cascade;
+mod extreme;
+mod float_sum;
 mod fold;
 mod global;
 mod hop;
@@ -33,6 +35,8 @@ mod shape;
 mod sum;
 mod window;
 
+pub use extreme::float_extreme;
+pub use float_sum::exact_float;
 pub use global::GlobalRollupExec;
 pub use hop::HopColumn;
 pub use local::LocalRollupExec;

@@ -84,7 +84,8 @@ impl Aggregates {
         self.all.iter().map(Own::accumulator).collect()
     }
 
-    /// The states of `groups` groups, merged from all `parts`.
+    /// The states of `groups` groups, merged from all `parts`. The first part has a row for each of
+    /// them: DataFusion's accumulators take a group that is new in a part for one that has a value there.
     ///
     /// # Errors
     ///

@@ -218,13 +218,14 @@ impl RollupMemory {
 
 impl OperatorMemory for RollupMemory {
     fn fingerprint(&self) -> String {
-        let RollupOptions { emit, lateness_us, delay_us, session } = self.options;
+        let RollupOptions { emit, lateness_us, delay_us, session, exact_float_sums } = self.options;
+        let sums = if exact_float_sums { ", exact float sums" } else { "" };
         // The states of DataFusion's aggregates are its own, and may change with its major version.
         let host = DATAFUSION_VERSION.split('.').next().unwrap_or_default();
         let sessions = session.map(|own| format!(", sessions with a gap of {} us", own.gap_us));
         format!(
-            "rollup 1 on DataFusion {host}, emit {emit}, lateness {lateness_us} us, delay \
-             {delay_us} us{}",
+            "rollup 2 on DataFusion {host}, emit {emit}, lateness {lateness_us} us, delay \
+             {delay_us} us{sums}{}",
             sessions.unwrap_or_default()
         )
     }

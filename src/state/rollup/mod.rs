@@ -10,9 +10,9 @@
 //! # Meaning
 //!
 //! Merging is commutative and associative, so the states do not depend on how rows were cut into
-//! epochs or partitions; floating-point sums agree up to rounding. A group is closed once its
-//! window's end and the allowed lateness have been passed by the watermark: every row that could
-//! still change it is late by the rollup's own rule. Then it leaves memory and files.
+//! epochs or partitions; float sums agree up to rounding, or exactly if they are told to. A group is
+//! closed once its window's end and the allowed lateness have been passed by the watermark: every row
+//! that could still change it is late by the rollup's own rule. Then it leaves memory and files.
 //!
 //! # Memory
 //!
@@ -23,6 +23,7 @@
 //! when one of its groups changes.
 
 mod aggregates;
+mod float_sum;
 mod format;
 mod held;
 mod memory;
@@ -33,6 +34,7 @@ mod spill;
 mod tests;
 
 pub use aggregates::{Aggregates, Part, is_bounded};
+pub use float_sum::FloatSum;
 pub use memory::saved_groups;
 pub use memory::{ROLLUP_SHARDS, RollupMemory};
 pub use sessions::SESSIONS;

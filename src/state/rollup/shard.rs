@@ -146,11 +146,11 @@ impl Shard {
         }
         let states = partials.num_columns() - aggregates.state_fields().len();
         let stored = self.gather(&known, states, aggregates)?;
-        let mut parts: Vec<(&[ArrayRef], &[usize])> = Vec::with_capacity(2);
+        // The part with all groups comes first.
+        let mut parts: Vec<(&[ArrayRef], &[usize])> = vec![(&partials.columns()[states..], &ids)];
         if !known.is_empty() {
             parts.push((&stored, &known_ids));
         }
-        parts.push((&partials.columns()[states..], &ids));
         let merged = aggregates.merge(&parts, firsts.len())?;
         let values = aggregates.values(&merged)?;
         let firsts = UInt32Array::from(firsts);

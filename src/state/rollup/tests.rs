@@ -40,7 +40,13 @@ fn aggregates() -> Aggregates {
 }
 
 fn memory(bytes_max: u64) -> RollupMemory {
-    let options = RollupOptions { emit: Emit::Changes, lateness_us: 0, delay_us: 0, session: None };
+    let options = RollupOptions {
+        emit: Emit::Changes,
+        lateness_us: 0,
+        delay_us: 0,
+        exact_float_sums: false,
+        session: None,
+    };
     let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
     RollupMemory::new("rollup", options, bytes_max, &pool)
 }
