@@ -7,6 +7,7 @@ mod cli;
 mod crash;
 mod dml;
 mod explain;
+mod feeds;
 mod lookups;
 mod merges;
 mod partition_model;

@@ -14,6 +14,6 @@ pub use dedup::{
 };
 pub use rollup::{
     GlobalRollupExec, GroupingSet, LocalRollupExec, RollupExpressions, RollupMemories,
-    WindowColumn, WindowStep, exact_sum, has_exact_sum, plan_epoch_rollup,
+    WindowColumn, WindowStep, exact_sum, has_exact_sum, plan_epoch_rollup, signed_sum,
 };
 pub use sketch::{sketch_aggregates, sketch_functions};

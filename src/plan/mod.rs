@@ -16,6 +16,7 @@
 //!
 //! Grammar (that is `sql`), rows (that is `operator`).
 
+mod changes;
 mod emit;
 mod error;
 mod expressions;
@@ -28,6 +29,7 @@ mod planner;
 mod positions;
 mod relation;
 mod rollup;
+mod signed;
 mod target;
 mod trace;
 mod tumble;

@@ -9,10 +9,10 @@
 
 use super::PlanError;
 use super::positions::{Exposed, ReplaceScan, expose};
+use super::signed::{Signed, fields_of};
 use super::windows::windows_of;
 use crate::operator::{GroupingSet, WindowColumn, exact_sum, has_exact_sum};
 use crate::types::{DELETE_COLUMN, Emit, RollupOptions, hidden_fields};
-use arrow::datatypes::Field;
 use datafusion::common::TableReference;
 use datafusion::common::{Column, DFSchema, DFSchemaRef, Result};
 use datafusion::logical_expr::expr::AggregateFunction;
@@ -115,7 +115,7 @@ pub(super) fn as_rollup(plan: &LogicalPlan) -> Option<&RollupNode> {
     extension.node.as_any().downcast_ref::<RollupNode>()
 }
 
-/// A plan over a rollup.
+/// A plan over a rollup: of its groups, or of its rows where it has none.
 #[derive(Debug)]
 pub(super) struct ExposedRollup {
     pub(super) exposed: Exposed,
@@ -143,8 +143,7 @@ pub(super) fn expose_rollup(
     match plan {
         LogicalPlan::Aggregate(aggregate) => {
             let Some(input) = expose(&aggregate.input, replace)? else { return Ok(None) };
-            let exposed = rollup(aggregate, input, options)?;
-            Ok(Some(ExposedRollup { exposed, delete: None }))
+            rollup(aggregate, input, options).map(Some)
         }
         LogicalPlan::Projection(own) => {
             let Some(input) = expose_rollup(&own.input, options, replace)? else { return Ok(None) };
@@ -178,8 +177,7 @@ impl ExposedRollup {
 
     /// Its hidden columns.
     fn hidden(&self) -> impl Iterator<Item = Expr> + use<> {
-        let own = [self.exposed.position.clone(), self.exposed.watermark.clone()];
-        own.into_iter().chain(self.delete.clone()).map(Expr::Column)
+        self.exposed.hidden().chain(self.delete.clone().map(Expr::Column))
     }
 
     fn with(self, plan: LogicalPlan) -> Self {
@@ -195,16 +193,17 @@ fn having(predicate: Expr, shown: &LogicalPlan, input: ExposedRollup) -> Result<
         None => Expr::Not(Box::new(qualifies)),
     };
     let columns = shown.schema().columns().into_iter().map(Expr::Column);
-    let hidden = [input.exposed.position.clone(), input.exposed.watermark.clone()];
-    let columns = columns.chain(hidden.map(Expr::Column)).chain([leaves.alias(DELETE_COLUMN)]);
+    let columns = columns.chain(input.exposed.hidden()).chain([leaves.alias(DELETE_COLUMN)]);
     let plan = LogicalPlanBuilder::from(input.exposed.plan.clone()).project(columns)?.build()?;
     let delete = Some(Column::new_unqualified(DELETE_COLUMN));
     Ok(ExposedRollup { exposed: Exposed { plan, ..input.exposed }, delete })
 }
 
-fn rollup(aggregate: &Aggregate, input: Exposed, options: RollupOptions) -> Result<Exposed> {
+fn rollup(aggregate: &Aggregate, input: Exposed, options: RollupOptions) -> Result<ExposedRollup> {
     let (groups, sets) = sets_of(aggregate)?;
-    for own in &aggregate.aggr_expr {
+    let signed = input.change.clone().map(|own| Signed::try_new(aggregate, Expr::Column(own)));
+    let signed = signed.transpose()?;
+    for own in aggregate.aggr_expr.iter().filter(|_| signed.is_none()) {
         refuse_unbounded(own)?;
     }
     let windows = windows_of(&aggregate.input, &groups);
@@ -216,12 +215,12 @@ fn rollup(aggregate: &Aggregate, input: Exposed, options: RollupOptions) -> Resu
         return Err(PlanError::incremental(what, instead).into());
     }
     let has_sets = matches!(aggregate.group_expr.as_slice(), [Expr::GroupingSet(_)]);
-    let fields: Vec<(Option<TableReference>, Arc<Field>)> = aggregate
-        .schema
-        .iter()
-        .map(|(qualifier, field)| (qualifier.cloned(), Arc::clone(field)))
-        .chain(hidden_fields().map(|field| (None, Arc::new(field))))
-        .collect();
+    let (aggregates, folded) = match &signed {
+        Some(own) => own.folded(aggregate, input.plan.schema())?,
+        None => (exact(aggregate)?, fields_of(&aggregate.schema)),
+    };
+    let hidden_fields = hidden_fields().map(|field| (None, Arc::new(field)));
+    let fields = folded.into_iter().chain(hidden_fields).collect();
     let schema = DFSchema::new_with_metadata(fields, aggregate.schema.metadata().clone())?;
     let node = RollupNode {
         input: input.plan,
@@ -229,14 +228,17 @@ fn rollup(aggregate: &Aggregate, input: Exposed, options: RollupOptions) -> Resu
         sets,
         has_sets,
         windows,
-        aggregates: exact(aggregate)?,
+        aggregates,
         hidden: [Expr::Column(input.position), Expr::Column(input.watermark)],
         operator: String::new(),
         options,
         schema: Arc::new(schema),
     };
     let plan = LogicalPlan::Extension(Extension { node: Arc::new(node) });
-    Ok(Exposed::of(plan, None))
+    match signed {
+        Some(own) => own.shown(aggregate, plan),
+        None => Ok(ExposedRollup::rows(Exposed::of(plan, None))),
+    }
 }
 
 /// The columns that rows are grouped by, and the sets of them.
