@@ -251,6 +251,10 @@ fn fingerprint(query: &LogicalPlan) -> Result<String> {
 fn refused(plan: &LogicalPlan, is_rollup: bool) -> Option<(String, String)> {
     let refuse = |what: &str, instead: &str| Some((what.to_owned(), instead.to_owned()));
     match plan {
+        LogicalPlan::Aggregate(own) if own.group_expr.is_empty() => refuse(
+            "an aggregate without GROUP BY, on an unbounded table,",
+            "write SELECT 'all' AS scope, ... GROUP BY 'all'",
+        ),
         LogicalPlan::Aggregate(_) if is_rollup => refused_expression(plan),
         LogicalPlan::Aggregate(_) => refuse(
             "GROUP BY below another operator, on an unbounded table,",

@@ -201,8 +201,8 @@ fn having(predicate: Expr, shown: &LogicalPlan, input: ExposedRollup) -> Result<
 
 fn rollup(aggregate: &Aggregate, input: Exposed, options: RollupOptions) -> Result<ExposedRollup> {
     let (groups, sets) = sets_of(aggregate)?;
-    let signed = input.change.clone().map(|own| Signed::try_new(aggregate, Expr::Column(own)));
-    let signed = signed.transpose()?;
+    let sign = input.change.clone().map(Expr::Column);
+    let signed = sign.map(|sign| Signed::try_new(aggregate, &sets, sign)).transpose()?;
     for own in aggregate.aggr_expr.iter().filter(|_| signed.is_none()) {
         refuse_unbounded(own)?;
     }

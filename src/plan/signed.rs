@@ -1,7 +1,7 @@
 //! Aggregates over rows that come and go: each is made of sums that a sign takes back exactly.
 //!
 //! ```text
-//!   the group     rows = sum(sign); without rows it leaves the table
+//!   the group     rows = sum(sign); without rows it leaves the table, unless it is of all rows
 //!   count(x)      n = sum(CASE WHEN x IS NOT NULL THEN sign ELSE 0 END)
 //!   sum(x)        s = sum(x, sign)      NULL where n is 0
 //!   avg(x)        s / n                 NULL where n is 0
@@ -13,7 +13,7 @@
 use super::PlanError;
 use super::positions::Exposed;
 use super::rollup::ExposedRollup;
-use crate::operator::{exact_sum, has_exact_sum, signed_sum};
+use crate::operator::{GroupingSet, exact_sum, has_exact_sum, signed_sum};
 use crate::types::{DELETE_COLUMN, POSITION_COLUMN, WATERMARK_COLUMN};
 use arrow::datatypes::{DataType, Field};
 use datafusion::common::{Column, DFSchema, Result, TableReference};
@@ -37,12 +37,10 @@ pub(super) struct Signed {
     sign: Expr,
     /// What is folded.
     sums: Vec<Expr>,
-    /// How many rows a group has.
-    rows: Expr,
+    /// Whether there is no such group any more.
+    has_left: Expr,
     /// What the aggregates of the query are worth, in their order.
     values: Vec<Expr>,
-    /// Whether a group without rows is none: there is always one without GROUP BY.
-    can_leave: bool,
 }
 
 impl Signed {
@@ -51,10 +49,16 @@ impl Signed {
     /// # Errors
     ///
     /// An aggregate that cannot take a row back, and what to write instead.
-    pub(super) fn try_new(aggregate: &Aggregate, sign: Expr) -> Result<Self> {
-        let can_leave = !aggregate.group_expr.is_empty();
-        let mut own = Self { rows: sign.clone(), sign, sums: vec![], values: vec![], can_leave };
-        own.rows = own.sum(exact_sum(), vec![own.sign.clone()], None);
+    pub(super) fn try_new(aggregate: &Aggregate, sets: &[GroupingSet], sign: Expr) -> Result<Self> {
+        let has_left = lit(false);
+        let mut own = Self { has_left, sign, sums: Vec::new(), values: Vec::new() };
+        let rows = own.sum(exact_sum(), vec![own.sign.clone()], None);
+        own.has_left = rows.lt_eq(lit(0_i64));
+        if let Some(all) = sets.iter().find(|set| !set.present.contains(&true)) {
+            let set = Column::new_unqualified(Aggregate::INTERNAL_GROUPING_ID);
+            let is_part = cast(Expr::Column(set), &DataType::UInt64).not_eq(lit(all.id));
+            own.has_left = own.has_left.and(is_part);
+        }
         for expr in &aggregate.aggr_expr {
             let bare = expr.clone().unalias_nested().data;
             let Expr::AggregateFunction(call) = &bare else {
@@ -78,10 +82,7 @@ impl Signed {
             "count" => {
                 let count = self.count(arguments, filter)?;
                 let count = when(count.clone().is_null(), lit(0_i64)).otherwise(count)?;
-                if !self.can_leave {
-                    return Ok(count);
-                }
-                when(self.rows.clone().gt(lit(0_i64)), count).end() // as a group has rows in SQL
+                when(!self.has_left.clone(), count).end() // never 0 in SQL, but of all rows
             }
             "sum" => {
                 let (sum, count) = self.sum_and_count(call, bare, schema)?;
@@ -182,10 +183,9 @@ impl Signed {
         }
         let hidden = [POSITION_COLUMN, WATERMARK_COLUMN].map(Column::new_unqualified);
         shown.extend(hidden.map(Expr::Column));
-        let leaves = self.rows.lt_eq(lit(0_i64)).alias(DELETE_COLUMN);
-        shown.extend(self.can_leave.then_some(leaves));
+        shown.push(self.has_left.alias(DELETE_COLUMN));
         let plan = LogicalPlanBuilder::from(rollup).project(shown)?.build()?;
-        let delete = self.can_leave.then(|| Column::new_unqualified(DELETE_COLUMN));
+        let delete = Some(Column::new_unqualified(DELETE_COLUMN));
         Ok(ExposedRollup { exposed: Exposed::of(plan, None), delete })
     }
 }
