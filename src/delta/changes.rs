@@ -12,6 +12,7 @@
 use super::DeltaError;
 use super::data::read_rows;
 use super::files::{Files, LiveFile};
+use super::patch::missing;
 use super::slot::Place;
 use super::table::DeltaTable;
 use arrow::array::{ArrayRef, StringArray};
@@ -86,7 +87,7 @@ impl DeltaTable {
 
     /// The rows that are live in `here` and not in `there`.
     async fn read_missing(&self, here: &Files, there: &Files) -> Result<RecordBatch, DeltaError> {
-        let parts = missing(here, there);
+        let parts = missing_parts(here, there);
         let places: Vec<Place> = parts.iter().flat_map(Part::places).collect();
         let schema = &self.shape.schema;
         let mut batches = Vec::new();
@@ -102,7 +103,7 @@ impl DeltaTable {
 pub(super) struct Part {
     pub(super) file: Arc<LiveFile>,
     /// Which; `None` is all that are live.
-    only: Option<RoaringTreemap>,
+    pub(super) only: Option<RoaringTreemap>,
 }
 
 impl Part {
@@ -113,7 +114,7 @@ impl Part {
 
     /// Their numbers within the file, ascending.
     pub(super) fn numbers(&self) -> Box<dyn Iterator<Item = u32> + Send + '_> {
-        match (&self.only, masked(&self.file)) {
+        match (&self.only, self.file.vector.as_ref().map(|(_, rows)| rows)) {
             (Some(only), _) => Box::new(only.iter().map(|row| row as u32)),
             (None, Some(masked)) => {
                 let live = (0..self.file.rows).filter(|row| !masked.contains(*row));
@@ -129,26 +130,9 @@ impl Part {
 }
 
 /// The rows that are live in `here` and not in `there`, files in the order of their paths.
-pub(super) fn missing(here: &Files, there: &Files) -> Vec<Part> {
-    let mut parts = Vec::new();
-    for file in here.iter() {
-        let only = match there.by_path(&file.path) {
-            None => None,
-            Some(other) => {
-                let Some(rows) = masked(other) else { continue };
-                Some(match masked(file) {
-                    Some(own) => rows.as_ref() - own.as_ref(),
-                    None => rows.as_ref().clone(),
-                })
-            }
-        };
-        parts.push(Part { file: Arc::clone(file), only });
-    }
-    parts.retain(|part| part.rows() > 0);
+pub(super) fn missing_parts(here: &Files, there: &Files) -> Vec<Part> {
+    let parts = missing(here, there).into_iter().map(|(file, only)| Part { file, only });
+    let mut parts: Vec<Part> = parts.filter(|part| part.rows() > 0).collect();
     parts.sort_by(|one, two| one.file.path.cmp(&two.file.path));
     parts
-}
-
-fn masked(file: &LiveFile) -> Option<&Arc<RoaringTreemap>> {
-    file.vector.as_ref().map(|(_, rows)| rows)
 }

@@ -8,13 +8,17 @@
 //! The same two versions give the same rows in the same order, whoever asks: files are taken in the
 //! order of their paths. Rows that a table compaction only moved are in both; so many that they do
 //! not fit into memory are shown as having gone and come, which is the same in the end.
+//!
+//! Another engine may write a row whose key is there. When one of the two goes, the other is shown
+//! as gone and come once more, last: who keeps rows by their keys would else lose it.
 
 use super::DeltaError;
 use super::actions::Actions;
-use super::changes::{Part, missing};
+use super::changes::{Part, missing_parts};
 use super::data::read_some;
 use super::files::Files;
 use super::log::table_id;
+use super::patch::{Keyed, missing, read_all};
 use super::table::{DeltaTable, TableView};
 use crate::types::CHANGE_COLUMN;
 use arrow::array::cast::AsArray;
@@ -24,7 +28,8 @@ use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use arrow::row::{RowConverter, SortField};
-use std::collections::HashMap;
+use roaring::RoaringTreemap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -51,7 +56,7 @@ impl TableVersion {
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         let (one, two) = (&self.0.files, &other.0.files);
-        one.is_same(two) || missing(one, two).is_empty() && missing(two, one).is_empty()
+        one.is_same(two) || missing_parts(one, two).is_empty() && missing_parts(two, one).is_empty()
     }
 }
 
@@ -121,37 +126,104 @@ impl DeltaTable {
         from: Option<&TableVersion>,
         to: &TableVersion,
     ) -> Result<Difference, DeltaError> {
-        let nothing = Files::default();
-        let old = from.map_or(&nothing, |own| &own.0.files);
-        let mut parts = Vec::new();
-        if !self.only_moves(from, to).await? {
-            parts.extend(missing(old, &to.0.files).into_iter().map(|part| (-1, part)));
-            parts.extend(missing(&to.0.files, old).into_iter().map(|part| (1, part)));
+        self.changed_within(from, to, NETTED_MAX).await
+    }
+
+    /// The same, of which at most `netted_max` rows are compared in memory.
+    pub(super) async fn changed_within(
+        self: &Arc<Self>,
+        from: Option<&TableVersion>,
+        to: &TableVersion,
+        netted_max: u64,
+    ) -> Result<Difference, DeltaError> {
+        let mut whole =
+            Difference { table: Arc::clone(self), to: to.clone(), parts: vec![], netted: None };
+        let new = &to.0.files;
+        let Some(from) = from else {
+            whole.parts = signed(1, missing_parts(new, &Files::default()));
+            return Ok(whole);
+        };
+        if self.only_moves(from, to).await? {
+            return Ok(whole);
         }
-        let whole = Difference { table: Arc::clone(self), to: to.clone(), parts, netted: None };
-        let has = |sign: i64| whole.parts.iter().any(|(own, _)| *own == sign);
-        if has(-1) && has(1) && whole.rows() <= NETTED_MAX {
-            let rows = whole.read_whole().await?;
-            return Ok(Difference { netted: Some(net(&rows)?), ..whole });
+        let old = &from.0.files;
+        let (gone, come) = (missing_parts(old, new), missing_parts(new, old));
+        let is_mixed = !gone.is_empty() && !come.is_empty();
+        whole.parts = signed(-1, gone).into_iter().chain(signed(1, come)).collect();
+        if self.may_have_twins(from, to).await? {
+            // Not netted: of two equal rows one may have gone, and the other moved.
+            let twins = self.twins_left(old, new).await?;
+            whole.parts.extend(signed(-1, twins.clone()).into_iter().chain(signed(1, twins)));
+        } else if is_mixed && whole.rows() <= netted_max {
+            whole.netted = Some(net(&whole.read_whole().await?)?);
         }
         Ok(whole)
     }
 
     /// Whether every commit after `from`, up to `to`, left the rows as they were.
-    async fn only_moves(
-        &self,
-        from: Option<&TableVersion>,
-        to: &TableVersion,
-    ) -> Result<bool, DeltaError> {
-        let Some(from) = from else { return Ok(false) };
+    async fn only_moves(&self, from: &TableVersion, to: &TableVersion) -> Result<bool, DeltaError> {
         for version in from.number() + 1..=to.number() {
             match self.log.actions(version).await? {
-                Some(actions) if !actions.changes_rows => {}
+                Some(actions) if !actions.changes_rows && !actions.changes_table => {}
                 _ => return Ok(false),
             }
         }
         Ok(true)
     }
+
+    /// Whether a key may have been there twice at `from` or later: another engine wrote rows, or a
+    /// restore brought some back, since a commit of ours that masks the older row of each key.
+    async fn may_have_twins(
+        &self,
+        from: &TableVersion,
+        to: &TableVersion,
+    ) -> Result<bool, DeltaError> {
+        for version in (0..=to.number()).rev() {
+            let Some(actions) = self.log.actions(version).await? else { return Ok(true) };
+            if !actions.changes_rows {
+                continue;
+            }
+            let is_ours = actions.engine.is_some_and(|own| own.starts_with("onefold/"));
+            if !is_ours || actions.operation.as_deref() == Some("RESTORE") {
+                return Ok(true);
+            }
+            if version <= from.number() {
+                return Ok(false);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The rows of `new` whose key another row had in `old` that is gone. To a table of keys such a
+    /// row comes again; to a sum it goes and comes.
+    async fn twins_left(&self, old: &Files, new: &Files) -> Result<Vec<Part>, DeltaError> {
+        let (location, shape) = (&self.location, &self.shape);
+        let gone = read_all(location, missing(old, new), shape).await?;
+        let come = read_all(location, missing(new, old), shape).await?;
+        let hashes = |all: &[Keyed]| -> HashSet<u128> {
+            all.iter().flat_map(|(_, keys)| keys.iter().map(|(hash, ..)| *hash)).collect()
+        };
+        let (mut wanted, come) = (hashes(&gone), hashes(&come));
+        wanted.retain(|hash| !come.contains(hash));
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let live = new.iter().map(|file| (Arc::clone(file), None)).collect();
+        let mut twins = Vec::new();
+        for (file, keys) in read_all(location, live, shape).await? {
+            let own = keys.iter().filter(|(hash, ..)| wanted.contains(hash));
+            let only: RoaringTreemap = own.map(|(_, row, _)| u64::from(*row)).collect();
+            if !only.is_empty() {
+                twins.push(Part { file, only: Some(only) });
+            }
+        }
+        twins.sort_by(|one, two| one.file.path.cmp(&two.file.path));
+        Ok(twins)
+    }
+}
+
+fn signed(change: i64, parts: Vec<Part>) -> Vec<(i64, Part)> {
+    parts.into_iter().map(|part| (change, part)).collect()
 }
 
 impl Difference {

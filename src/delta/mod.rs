@@ -75,6 +75,8 @@ mod table;
 mod tests;
 #[cfg(test)]
 mod tests_beside;
+#[cfg(test)]
+mod tests_feed;
 mod travel;
 mod upload;
 mod vacuum;
