@@ -28,6 +28,7 @@ use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use arrow::row::{RowConverter, SortField};
+use futures::{StreamExt, TryStreamExt};
 use roaring::RoaringTreemap;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -40,6 +41,9 @@ const READ_MAX: u64 = 1 << 18;
 const READ_MIN: u64 = 1 << 10;
 /// Bytes of a data file read at once, about.
 const READ_BYTES: u64 = 16 << 20;
+
+/// Commits read side by side.
+const READS: usize = 16;
 
 /// A version of a table, with all its files.
 #[derive(Clone, Debug)]
@@ -143,14 +147,15 @@ impl DeltaTable {
             whole.parts = signed(1, missing_parts(new, &Files::default()));
             return Ok(whole);
         };
-        if self.only_moves(from, to).await? {
+        let commits = self.commits(from.number(), to.number()).await?;
+        if commits.only_move {
             return Ok(whole);
         }
         let old = &from.0.files;
         let (gone, come) = (missing_parts(old, new), missing_parts(new, old));
         let is_mixed = !gone.is_empty() && !come.is_empty();
         whole.parts = signed(-1, gone).into_iter().chain(signed(1, come)).collect();
-        if self.may_have_twins(from, to).await? {
+        if commits.may_make_twins || self.may_have_twins(from.number()).await? {
             // Not netted: of two equal rows one may have gone, and the other moved.
             let twins = self.twins_left(old, new).await?;
             whole.parts.extend(signed(-1, twins.clone()).into_iter().chain(signed(1, twins)));
@@ -160,35 +165,33 @@ impl DeltaTable {
         Ok(whole)
     }
 
-    /// Whether every commit after `from`, up to `to`, left the rows as they were.
-    async fn only_moves(&self, from: &TableVersion, to: &TableVersion) -> Result<bool, DeltaError> {
-        for version in from.number() + 1..=to.number() {
-            match self.log.actions(version).await? {
-                Some(actions) if !actions.changes_rows && !actions.changes_table => {}
-                _ => return Ok(false),
+    /// What the commits after `from`, up to `to`, did.
+    async fn commits(&self, from: u64, to: u64) -> Result<Commits, DeltaError> {
+        let reads = futures::stream::iter(from + 1..=to).map(|version| {
+            let log = self.log.clone();
+            async move { log.actions(version).await }
+        });
+        let mut reads = std::pin::pin!(reads.buffered(READS));
+        let mut all = Commits { only_move: true, may_make_twins: false };
+        while let Some(actions) = reads.try_next().await? {
+            match actions {
+                Some(own) => {
+                    all.only_move &= !own.changes_rows && !own.changes_table;
+                    all.may_make_twins |= own.changes_rows && !masks_twins(&own);
+                }
+                None => all = Commits { only_move: false, may_make_twins: true },
             }
         }
-        Ok(true)
+        Ok(all)
     }
 
-    /// Whether a key may have been there twice at `from` or later: another engine wrote rows, or a
-    /// restore brought some back, since a commit of ours that masks the older row of each key.
-    async fn may_have_twins(
-        &self,
-        from: &TableVersion,
-        to: &TableVersion,
-    ) -> Result<bool, DeltaError> {
-        for version in (0..=to.number()).rev() {
-            let Some(actions) = self.log.actions(version).await? else { return Ok(true) };
-            if !actions.changes_rows {
-                continue;
-            }
-            let is_ours = actions.engine.is_some_and(|own| own.starts_with("onefold/"));
-            if !is_ours || actions.operation.as_deref() == Some("RESTORE") {
-                return Ok(true);
-            }
-            if version <= from.number() {
-                return Ok(false);
+    /// Whether a key may be there twice at `version`.
+    async fn may_have_twins(&self, version: u64) -> Result<bool, DeltaError> {
+        for version in (0..=version).rev() {
+            match self.log.actions(version).await? {
+                Some(own) if !own.changes_rows => {}
+                Some(own) => return Ok(!masks_twins(&own)),
+                None => return Ok(true),
             }
         }
         Ok(false)
@@ -220,6 +223,21 @@ impl DeltaTable {
         twins.sort_by(|one, two| one.file.path.cmp(&two.file.path));
         Ok(twins)
     }
+}
+
+/// What some commits did.
+struct Commits {
+    /// Whether they left the rows as they were.
+    only_move: bool,
+    /// Whether a key may have been there twice after one of them.
+    may_make_twins: bool,
+}
+
+/// Whether a commit that changes rows masks the older row of each key that is there twice: ours do;
+/// other engines do not know of keys, and a restore brings back what there was.
+fn masks_twins(commit: &Actions) -> bool {
+    let is_ours = commit.engine.as_ref().is_some_and(|own| own.starts_with("onefold/"));
+    is_ours && commit.operation.as_deref() != Some("RESTORE")
 }
 
 fn signed(change: i64, parts: Vec<Part>) -> Vec<(i64, Part)> {

@@ -12,6 +12,8 @@
 //!    bare key columns only, of types whose equal values are identical.
 //! 2. A volatile predicate never goes below DEDUP, and neither does a limit.
 //!
+//! Over the changes of a table (`changes`, `signed`) rows that went are deleted, or taken back.
+//!
 //! # Not here
 //!
 //! Grammar (that is `sql`), rows (that is `operator`).

@@ -99,11 +99,12 @@ impl FeedSource {
 
     /// Why the table cannot be read from `version` on.
     fn failed(&self, version: u64, error: DeltaError) -> SourceError {
-        if is_gone(&error) {
-            let (source_name, reason) = (self.name.clone(), error.to_string());
-            return SourceError::VersionGone { source_name, version, reason };
+        match gone(&error) {
+            Some(reason) => {
+                SourceError::VersionGone { source_name: self.name.clone(), version, reason }
+            }
+            None => self.unread(error),
         }
-        self.unread(error)
     }
 
     fn unread(&self, error: DeltaError) -> SourceError {
@@ -112,19 +113,19 @@ impl FeedSource {
     }
 }
 
-/// Whether a version, or a file of it, was deleted because it was old.
-fn is_gone(error: &DeltaError) -> bool {
+/// What says that a version, or a file of it, is no longer there.
+fn gone(error: &DeltaError) -> Option<String> {
     if matches!(error, DeltaError::NotRetained { .. }) {
-        return true;
+        return Some(error.to_string());
     }
     let mut next: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(error) = next {
-        if matches!(error.downcast_ref(), Some(object_store::Error::NotFound { .. })) {
-            return true;
+        if let Some(object_store::Error::NotFound { path, .. }) = error.downcast_ref() {
+            return Some(format!("there is no {path}"));
         }
         next = error.source();
     }
-    false
+    None
 }
 
 /// Where a reader stands.
