@@ -8,6 +8,7 @@ mod cli;
 mod crash;
 mod dml;
 mod explain;
+mod feeds;
 mod float_sums;
 mod hops;
 mod lookups;

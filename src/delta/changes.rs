@@ -12,6 +12,7 @@
 use super::DeltaError;
 use super::data::read_rows;
 use super::files::{Files, LiveFile};
+use super::patch::missing;
 use super::slot::Place;
 use super::table::DeltaTable;
 use arrow::array::{ArrayRef, StringArray};
@@ -86,20 +87,8 @@ impl DeltaTable {
 
     /// The rows that are live in `here` and not in `there`.
     async fn read_missing(&self, here: &Files, there: &Files) -> Result<RecordBatch, DeltaError> {
-        let mut places: Vec<Place> = Vec::new();
-        for file in here.iter() {
-            match there.by_path(&file.path) {
-                None => places.extend(live(file, None)),
-                Some(other) if masked(other).is_none() => {}
-                Some(other) => {
-                    let only = masked(other).map(|rows| match masked(file) {
-                        Some(own) => rows.as_ref() - own.as_ref(),
-                        None => rows.as_ref().clone(),
-                    });
-                    places.extend(live(file, only.as_ref()));
-                }
-            }
-        }
+        let parts = missing_parts(here, there);
+        let places: Vec<Place> = parts.iter().flat_map(Part::places).collect();
         let schema = &self.shape.schema;
         let mut batches = Vec::new();
         for part in places.chunks(ROWS_AT_ONCE) {
@@ -109,18 +98,41 @@ impl DeltaTable {
     }
 }
 
-fn masked(file: &LiveFile) -> Option<&Arc<RoaringTreemap>> {
-    file.vector.as_ref().map(|(_, rows)| rows)
+/// Rows of one file.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    pub(super) file: Arc<LiveFile>,
+    /// Which; `None` is all that are live.
+    pub(super) only: Option<RoaringTreemap>,
 }
 
-/// The live rows of `file`, of which only those in `only` are asked for.
-fn live(file: &LiveFile, only: Option<&RoaringTreemap>) -> Vec<Place> {
-    let place = |row: u64| (file.ordinal, row as u32);
-    match (only, masked(file)) {
-        (Some(only), _) => only.iter().map(place).collect(),
-        (None, Some(masked)) => {
-            (0..file.rows).filter(|row| !masked.contains(*row)).map(place).collect()
-        }
-        (None, None) => (0..file.rows).map(place).collect(),
+impl Part {
+    /// How many.
+    pub(super) fn rows(&self) -> u64 {
+        self.only.as_ref().map_or_else(|| self.file.live_rows(), RoaringTreemap::len)
     }
+
+    /// Their numbers within the file, ascending.
+    pub(super) fn numbers(&self) -> Box<dyn Iterator<Item = u32> + Send + '_> {
+        match (&self.only, self.file.vector.as_ref().map(|(_, rows)| rows)) {
+            (Some(only), _) => Box::new(only.iter().map(|row| row as u32)),
+            (None, Some(masked)) => {
+                let live = (0..self.file.rows).filter(|row| !masked.contains(*row));
+                Box::new(live.map(|row| row as u32))
+            }
+            (None, None) => Box::new(0..self.file.rows as u32),
+        }
+    }
+
+    fn places(&self) -> impl Iterator<Item = Place> + '_ {
+        self.numbers().map(|row| (self.file.ordinal, row))
+    }
+}
+
+/// The rows that are live in `here` and not in `there`, files in the order of their paths.
+pub(super) fn missing_parts(here: &Files, there: &Files) -> Vec<Part> {
+    let parts = missing(here, there).into_iter().map(|(file, only)| Part { file, only });
+    let mut parts: Vec<Part> = parts.filter(|part| part.rows() > 0).collect();
+    parts.sort_by(|one, two| one.file.path.cmp(&two.file.path));
+    parts
 }

@@ -11,7 +11,7 @@
 //!   partition  the columns that name folders: the log has their values, files do not
 //!   dml        statements that change rows: planned here, from what the user wrote
 //!   alter      new columns, conditions (alter_checks), wider types (widen)
-//!   travel     the table as it was; changes, restore
+//!   travel     the table as it was; changes, restore; its changes as a source (feed)
 //!   compact    table compaction, checkpoints; vacuum
 //! ```
 //!
@@ -44,6 +44,7 @@ mod data;
 mod dml;
 mod encoding;
 mod error;
+mod feed;
 mod files;
 mod fold;
 #[cfg(test)]
@@ -75,6 +76,8 @@ mod table;
 mod tests;
 #[cfg(test)]
 mod tests_beside;
+#[cfg(test)]
+mod tests_feed;
 mod travel;
 mod upload;
 mod vacuum;
@@ -90,6 +93,8 @@ pub use changes::CHANGE_TYPE;
 pub use checks::CheckDefinition;
 pub use dml::{DmlExtensionPlanner, KEPT, LowerDml};
 pub use error::DeltaError;
+pub use feed::{Difference, TableVersion};
+pub use provider::StoredColumns;
 pub use schema::stored_type;
 pub use table::{DeltaSettings, DeltaTable, TableDefinition};
 pub use travel::TableTime;

@@ -26,8 +26,8 @@ pub(super) type Owed = BTreeMap<u32, RoaringTreemap>;
 /// Files read side by side.
 const READS: usize = 4;
 
-/// The keys of some rows of a file.
-type Keyed = (Arc<LiveFile>, Vec<(u128, u32, u64)>);
+/// The keys of some rows of a file: hash, row and the first bytes of the sequence.
+pub(super) type Keyed = (Arc<LiveFile>, Vec<(u128, u32, u64)>);
 
 impl Files {
     /// The files that `adds` name; those that were known keep their ordinals and their vectors.
@@ -130,7 +130,7 @@ impl KeyIndex {
 }
 
 /// The rows that are live in `here` and not in `there`, by file; `None` is all that are live.
-fn missing(here: &Files, there: &Files) -> Vec<(Arc<LiveFile>, Option<RoaringTreemap>)> {
+pub(super) fn missing(here: &Files, there: &Files) -> Vec<(Arc<LiveFile>, Option<RoaringTreemap>)> {
     let masked = |file: &LiveFile| file.vector.as_ref().map(|(_, rows)| Arc::clone(rows));
     let mut all = Vec::new();
     for file in here.iter() {
@@ -151,7 +151,8 @@ fn missing(here: &Files, there: &Files) -> Vec<(Arc<LiveFile>, Option<RoaringTre
     all
 }
 
-async fn read_all(
+/// The keys of some rows of each file; `None` is all that are live.
+pub(super) async fn read_all(
     location: &Location,
     files: Vec<(Arc<LiveFile>, Option<RoaringTreemap>)>,
     shape: &RowShape,

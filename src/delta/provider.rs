@@ -127,10 +127,18 @@ fn outside(what: &str) -> DataFusionError {
 
 /// What a table keeps, of the columns that INSERT takes: now, or as it was.
 #[derive(Debug)]
-pub(super) struct StoredColumns {
+pub struct StoredColumns {
     pub(super) table: Arc<DeltaTable>,
     /// `None` is now.
     pub(super) time: Option<TableTime>,
+}
+
+impl StoredColumns {
+    /// The table.
+    #[must_use]
+    pub fn table(&self) -> &DeltaTable {
+        &self.table
+    }
 }
 
 #[async_trait]
@@ -172,6 +180,12 @@ impl DeltaTable {
     #[must_use]
     pub fn at(self: Arc<Self>, time: TableTime) -> Arc<dyn TableProvider> {
         Arc::new(StoredColumns { table: self, time: Some(time) })
+    }
+
+    /// The table as queries see it.
+    #[must_use]
+    pub fn now(self: Arc<Self>) -> Arc<dyn TableProvider> {
+        Arc::new(StoredColumns { table: self, time: None })
     }
 }
 

@@ -12,11 +12,14 @@
 //!    bare key columns only, of types whose equal values are identical.
 //! 2. A volatile predicate never goes below DEDUP, and neither does a limit.
 //!
+//! Over the changes of a table (`changes`, `signed`) rows that went are deleted, or taken back.
+//!
 //! # Not here
 //!
 //! Grammar (that is `sql`), rows (that is `operator`).
 
 mod aggregates;
+mod changes;
 mod emit;
 mod error;
 mod expressions;
@@ -32,6 +35,7 @@ mod positions;
 mod relation;
 mod rollup;
 mod session;
+mod signed;
 mod target;
 #[cfg(test)]
 mod tests;

@@ -2,13 +2,14 @@
 //! slots that hold the rows of one epoch, operators named, and all that cannot be kept
 //! incrementally refused.
 
+use super::changes::{came, copy, reads_changes, refused_change};
 use super::positions::{as_dedup, expose, source_of};
 use super::rollup::{ExposedRollup, as_rollup, expose_rollup, top_aggregate};
 use super::{DedupNode, PlanError, RollupNode};
 use crate::source::{EpochSlot, SourceTable, stamped_schema};
 use crate::types::{DELETE_COLUMN, DedupOptions, Emit, POSITION_COLUMN, RollupOptions};
-use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Result, TableReference};
 use datafusion::datasource::provider_as_source;
 use datafusion::logical_expr::{
     Expr, Extension, LogicalPlan, LogicalPlanBuilder, TableScan, TableScanBuilder, Volatility,
@@ -35,6 +36,8 @@ pub struct PipelinePlan {
 pub struct PipelineSource {
     /// Its table's name in the query.
     pub name: String,
+    /// The same, in parts.
+    table_name: TableReference,
     /// The table.
     pub table: SourceTable,
     /// Where the rows of an epoch go.
@@ -46,6 +49,12 @@ impl PipelinePlan {
     #[must_use]
     pub fn is_rollup(&self) -> bool {
         self.operators.iter().any(|own| matches!(own.kind, OperatorKind::Rollup(_)))
+    }
+
+    /// Whether a source of it shows the changes of a table.
+    #[must_use]
+    pub fn reads_changes(&self) -> bool {
+        self.sources.iter().any(|own| own.table.feed().is_some())
     }
 }
 
@@ -75,12 +84,17 @@ pub fn streams(plan: &LogicalPlan) -> bool {
     plan.exists(is_stream).unwrap_or(false)
 }
 
-/// Plans a pipeline from the analysed query of an INSERT.
+/// Plans a pipeline from the analysed query of an INSERT into a table whose primary key is `key`:
+/// its columns by their numbers and names. Only a query that is not grouped needs it.
 ///
 /// # Errors
 ///
 /// What cannot be kept incrementally and exactly, with the reason and the way out.
-pub fn plan_pipeline(query: &LogicalPlan, options: RollupOptions) -> Result<PipelinePlan> {
+pub fn plan_pipeline(
+    query: &LogicalPlan,
+    options: RollupOptions,
+    key: &[(usize, String)],
+) -> Result<PipelinePlan> {
     let top = top_aggregate(query).filter(|own| streams(&own.input));
     if options.emit == Emit::Final && top.is_none() {
         let what = "EMIT FINAL of a query without windows";
@@ -91,7 +105,8 @@ pub fn plan_pipeline(query: &LogicalPlan, options: RollupOptions) -> Result<Pipe
         if streams(plan) {
             let is_top = |own| top.is_some_and(|top| std::ptr::eq(top, own));
             let is_rollup = matches!(plan, LogicalPlan::Aggregate(own) if is_top(own));
-            if let Some((what, instead)) = refused(plan, is_rollup) {
+            let refused = refused(plan, is_rollup).or_else(|| refused_change(plan, top.is_some()));
+            if let Some((what, instead)) = refused {
                 return Err(PlanError::NotIncremental { what, instead }.into());
             }
             return Ok(TreeNodeRecursion::Continue);
@@ -99,29 +114,9 @@ pub fn plan_pipeline(query: &LogicalPlan, options: RollupOptions) -> Result<Pipe
         Ok(TreeNodeRecursion::Jump)
     })?;
     let fingerprint = fingerprint(query)?;
-    let mut sources: Vec<PipelineSource> = Vec::new();
-    let mut replace = |scan: &TableScan, table: &SourceTable| -> Result<Option<LogicalPlan>> {
-        if !table.options().is_unbounded {
-            return Ok(None);
-        }
-        let name = scan.table_name.to_string();
-        let fingerprint = table.source().fingerprint();
-        if sources
-            .iter()
-            .any(|known| known.name == name || known.table.source().fingerprint() == fingerprint)
-        {
-            return Err(PlanError::NotIncremental {
-                what: format!("reading {name} twice in one pipeline"),
-                instead: "write two pipelines, or read it once and use CASE".to_owned(),
-            }
-            .into());
-        }
-        let slot = Arc::new(EpochSlot::new(stamped_schema(&table.source().schema())));
-        let source = provider_as_source(Arc::clone(&slot) as _);
-        let plan = TableScanBuilder::new(scan.table_name.clone(), source).build()?;
-        sources.push(PipelineSource { name, table: table.clone(), slot });
-        Ok(Some(LogicalPlan::TableScan(plan)))
-    };
+    let copies = top.is_none() && reads_changes(query);
+    let mut slots = Slots { sources: Vec::new(), copies };
+    let mut replace = |scan: &TableScan, table: &SourceTable| slots.replace(scan, table);
     let exposed = match top {
         Some(_) => expose_rollup(query, options, &mut replace)?,
         None => expose(query, &mut replace)?.map(ExposedRollup::rows),
@@ -133,14 +128,61 @@ pub fn plan_pipeline(query: &LogicalPlan, options: RollupOptions) -> Result<Pipe
         }
         .into());
     };
-    let shown = query.schema().columns().into_iter().map(Expr::Column);
-    let position = Expr::Column(exposed.position).alias(POSITION_COLUMN);
-    let delete = delete.map(|own| Expr::Column(own).alias(DELETE_COLUMN));
-    let shown = shown.chain(delete).chain([position]);
-    let query = LogicalPlanBuilder::from(exposed.plan).project(shown)?.build()?;
+    let sources = slots.sources;
+    let query = match sources.first().filter(|_| copies) {
+        Some(source) => copy(query, exposed, &source.scan()?, key)?,
+        None => {
+            let shown = query.schema().columns().into_iter().map(Expr::Column);
+            let position = Expr::Column(exposed.position).alias(POSITION_COLUMN);
+            let delete = delete.map(|own| Expr::Column(own).alias(DELETE_COLUMN));
+            let shown = shown.chain(delete).chain([position]);
+            LogicalPlanBuilder::from(exposed.plan).project(shown)?.build()?
+        }
+    };
     let (query, operators) = name_operators(query)?;
     let is_one_to_one = !query.exists(|plan| Ok(matches!(plan, LogicalPlan::Join(_))))?;
     Ok(PipelinePlan { query, sources, operators, is_one_to_one, fingerprint })
+}
+
+impl PipelineSource {
+    /// A scan of its slot.
+    fn scan(&self) -> Result<LogicalPlan> {
+        let source = provider_as_source(Arc::clone(&self.slot) as _);
+        Ok(LogicalPlan::TableScan(TableScanBuilder::new(self.table_name.clone(), source).build()?))
+    }
+}
+
+/// The slots that take the place of the sources in a query.
+struct Slots {
+    sources: Vec<PipelineSource>,
+    /// Whether the query is of the rows that came, those that went being seen to elsewhere.
+    copies: bool,
+}
+
+impl Slots {
+    fn replace(&mut self, scan: &TableScan, table: &SourceTable) -> Result<Option<LogicalPlan>> {
+        if !table.options().is_unbounded {
+            return Ok(None);
+        }
+        let name = scan.table_name.to_string();
+        let fingerprint = table.source().fingerprint();
+        let is_it = |known: &PipelineSource| {
+            known.name == name || known.table.source().fingerprint() == fingerprint
+        };
+        if self.sources.iter().any(is_it) {
+            return Err(PlanError::NotIncremental {
+                what: format!("reading {name} twice in one pipeline"),
+                instead: "write two pipelines, or read it once and use CASE".to_owned(),
+            }
+            .into());
+        }
+        let slot = Arc::new(EpochSlot::new(stamped_schema(&table.source().schema())));
+        let (table_name, table) = (scan.table_name.clone(), table.clone());
+        let source = PipelineSource { name, table_name, table, slot };
+        let scan = source.scan()?;
+        self.sources.push(source);
+        Ok(Some(if self.copies { came(scan)? } else { scan }))
+    }
 }
 
 /// Names the operators from the leaves up.
@@ -209,6 +251,10 @@ fn fingerprint(query: &LogicalPlan) -> Result<String> {
 fn refused(plan: &LogicalPlan, is_rollup: bool) -> Option<(String, String)> {
     let refuse = |what: &str, instead: &str| Some((what.to_owned(), instead.to_owned()));
     match plan {
+        LogicalPlan::Aggregate(own) if own.group_expr.is_empty() => refuse(
+            "an aggregate without GROUP BY, on an unbounded table,",
+            "write SELECT 'all' AS scope, ... GROUP BY 'all'",
+        ),
         LogicalPlan::Aggregate(_) if is_rollup => refused_expression(plan),
         LogicalPlan::Aggregate(_) => refuse(
             "GROUP BY below another operator, on an unbounded table,",

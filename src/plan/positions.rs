@@ -6,10 +6,12 @@
 //!   Union                                                      carried if all branches have them
 //!   Aggregate, Window, Distinct, other tables, ...             lost: rows are no longer source rows
 //! ```
+//!
+//! Where a row may take back another, the column that says so goes with them.
 
 use super::DedupNode;
 use crate::source::SourceTable;
-use crate::types::{POSITION_COLUMN, WATERMARK_COLUMN, is_hidden};
+use crate::types::{CHANGE_COLUMN, POSITION_COLUMN, WATERMARK_COLUMN, is_hidden};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{Column, DFSchema, Result, TableReference};
@@ -60,6 +62,8 @@ pub(super) struct Exposed {
     pub(super) plan: LogicalPlan,
     pub(super) position: Column,
     pub(super) watermark: Column,
+    /// Whether a row came or went, where rows can go.
+    pub(super) change: Option<Column>,
 }
 
 /// What takes the place of the scan of a source.
@@ -85,14 +89,14 @@ pub(super) fn expose(plan: &LogicalPlan, replace: &mut ReplaceScan<'_>) -> Resul
     match plan {
         LogicalPlan::TableScan(scan) => {
             let Some(table) = source_of(plan) else { return Ok(None) };
-            Ok(replace(scan, &table)?.map(|plan| Exposed::of(plan, Some(&scan.table_name))))
+            let relation = Some(&scan.table_name);
+            Ok(replace(scan, &table)?.map(|plan| Exposed::of(plan, relation)))
         }
         LogicalPlan::Projection(projection) => {
             let Some(input) = expose(&projection.input, replace)? else { return Ok(None) };
-            let hidden = [input.position.clone(), input.watermark.clone()].map(Expr::Column);
-            let shown = projection.expr.iter().cloned().chain(hidden);
-            let built = LogicalPlanBuilder::from(input.plan).project(shown)?.build()?;
-            Ok(Some(Exposed { plan: built, ..input_of(input.position, input.watermark) }))
+            let shown = projection.expr.iter().cloned().chain(input.hidden());
+            let built = LogicalPlanBuilder::from(input.plan.clone()).project(shown)?.build()?;
+            Ok(Some(Exposed { plan: built, ..input }))
         }
         LogicalPlan::SubqueryAlias(alias) => {
             let Some(input) = expose(&alias.input, replace)? else { return Ok(None) };
@@ -128,9 +132,10 @@ pub(super) fn expose(plan: &LogicalPlan, replace: &mut ReplaceScan<'_>) -> Resul
             }
             let Some(input) = expose(&node.input, replace)? else { return Ok(None) };
             let hidden = [input.position.clone(), input.watermark.clone()].map(Expr::Column);
-            let built = DedupNode { input: input.plan, hidden: Some(hidden), ..node.clone() };
+            let node = node.clone();
+            let built = DedupNode { input: input.plan.clone(), hidden: Some(hidden), ..node };
             let built = LogicalPlan::Extension(Extension { node: Arc::new(built) });
-            Ok(Some(Exposed { plan: built, ..input_of(input.position, input.watermark) }))
+            Ok(Some(Exposed { plan: built, ..input }))
         }
         _ => Ok(None),
     }
@@ -168,7 +173,7 @@ pub(super) fn watermark_column(plan: &LogicalPlan) -> Option<Column> {
 
 /// A scan of a plain query: the same table with its hidden columns.
 fn plain_scan(scan: &TableScan, table: &SourceTable) -> Result<Option<LogicalPlan>> {
-    if table.is_positioned() || scan.projection.is_some() {
+    if table.is_positioned() || scan.projection.is_some() || table.feed().is_some() {
         return Ok(None);
     }
     let source = provider_as_source(table.positioned());
@@ -186,15 +191,22 @@ fn expose_union(union: &Union, replace: &mut ReplaceScan<'_>) -> Result<Option<E
     if union.inputs.len() > BRANCHES_MAX {
         return Ok(None);
     }
-    let mut inputs = Vec::with_capacity(union.inputs.len());
-    for (branch, input) in union.inputs.iter().enumerate() {
+    let mut branches = Vec::with_capacity(union.inputs.len());
+    for input in &union.inputs {
         let Some(exposed) = expose(input, replace)? else { return Ok(None) };
+        branches.push((input, exposed));
+    }
+    let can_go = branches.iter().any(|(_, own)| own.change.is_some());
+    let mut inputs = Vec::with_capacity(branches.len());
+    for (branch, (input, exposed)) in branches.into_iter().enumerate() {
         let shown = input.schema().columns().into_iter().map(Expr::Column);
         let position = Expr::Column(exposed.position) + lit((branch as u64) << 60);
         let hidden = [
             position.alias(POSITION_COLUMN),
             Expr::Column(exposed.watermark).alias(WATERMARK_COLUMN),
         ];
+        let change = exposed.change.map_or_else(|| lit(1_i64), Expr::Column).alias(CHANGE_COLUMN);
+        let hidden = hidden.into_iter().chain(can_go.then_some(change));
         let built = LogicalPlanBuilder::from(exposed.plan).project(shown.chain(hidden))?.build()?;
         inputs.push(Arc::new(built));
     }
@@ -218,14 +230,18 @@ fn has(schema: &DFSchema, column: &Column) -> bool {
     schema.has_column(column)
 }
 
-fn input_of(position: Column, watermark: Column) -> Exposed {
-    let plan = LogicalPlan::default();
-    Exposed { plan, position, watermark }
-}
-
 impl Exposed {
+    /// A plan that has the hidden columns under their own names.
     pub(super) fn of(plan: LogicalPlan, relation: Option<&TableReference>) -> Self {
         let column = |name| Column::new(relation.cloned(), name);
-        Self { plan, position: column(POSITION_COLUMN), watermark: column(WATERMARK_COLUMN) }
+        let change = Some(column(CHANGE_COLUMN)).filter(|own| has(plan.schema(), own));
+        let (position, watermark) = (column(POSITION_COLUMN), column(WATERMARK_COLUMN));
+        Self { plan, position, watermark, change }
+    }
+
+    /// The hidden columns.
+    pub(super) fn hidden(&self) -> impl Iterator<Item = Expr> + use<> {
+        let own = [self.position.clone(), self.watermark.clone()];
+        own.into_iter().chain(self.change.clone()).map(Expr::Column)
     }
 }

@@ -12,6 +12,7 @@ use super::aggregates::order_free;
 use super::hop::HopSpec;
 use super::lower_windows::{WindowKind, call_among};
 use super::positions::{Exposed, ReplaceScan, expose};
+use super::signed::{Signed, fields_of};
 use super::windows::windows_of;
 use crate::operator::{GroupingSet, HopColumn, WindowColumn};
 use crate::types::{DELETE_COLUMN, Emit, RollupOptions, SessionOptions, hidden_fields};
@@ -122,7 +123,7 @@ pub(super) fn as_rollup(plan: &LogicalPlan) -> Option<&RollupNode> {
     extension.node.as_any().downcast_ref::<RollupNode>()
 }
 
-/// A plan over a rollup.
+/// A plan over a rollup: of its groups, or of its rows where it has none.
 #[derive(Debug)]
 pub(super) struct ExposedRollup {
     pub(super) exposed: Exposed,
@@ -150,7 +151,7 @@ pub(super) fn expose_rollup(
     match plan {
         LogicalPlan::Aggregate(aggregate) => {
             let Some(input) = expose(&aggregate.input, replace)? else { return Ok(None) };
-            Ok(Some(rollup(aggregate, input, options)?))
+            rollup(aggregate, input, options).map(Some)
         }
         LogicalPlan::Projection(own) => {
             let Some(input) = expose_rollup(&own.input, options, replace)? else { return Ok(None) };
@@ -184,8 +185,7 @@ impl ExposedRollup {
 
     /// Its hidden columns.
     fn hidden(&self) -> impl Iterator<Item = Expr> + use<> {
-        let own = [self.exposed.position.clone(), self.exposed.watermark.clone()];
-        own.into_iter().chain(self.delete.clone()).map(Expr::Column)
+        self.exposed.hidden().chain(self.delete.clone().map(Expr::Column))
     }
 
     fn with(self, plan: LogicalPlan) -> Self {
@@ -201,8 +201,7 @@ fn having(predicate: Expr, shown: &LogicalPlan, input: ExposedRollup) -> Result<
         None => Expr::Not(Box::new(qualifies)),
     };
     let columns = shown.schema().columns().into_iter().map(Expr::Column);
-    let hidden = [input.exposed.position.clone(), input.exposed.watermark.clone()];
-    let columns = columns.chain(hidden.map(Expr::Column)).chain([leaves.alias(DELETE_COLUMN)]);
+    let columns = columns.chain(input.exposed.hidden()).chain([leaves.alias(DELETE_COLUMN)]);
     let plan = LogicalPlanBuilder::from(input.exposed.plan.clone()).project(columns)?.build()?;
     let delete = Some(Column::new_unqualified(DELETE_COLUMN));
     Ok(ExposedRollup { exposed: Exposed { plan, ..input.exposed }, delete })
@@ -210,13 +209,24 @@ fn having(predicate: Expr, shown: &LogicalPlan, input: ExposedRollup) -> Result<
 
 fn rollup(aggregate: &Aggregate, input: Exposed, options: RollupOptions) -> Result<ExposedRollup> {
     let (groups, sets) = sets_of(aggregate)?;
-    for own in &aggregate.aggr_expr {
+    let sign = input.change.clone().map(Expr::Column);
+    let signed = sign.map(|sign| Signed::try_new(aggregate, &sets, sign)).transpose()?;
+    for own in aggregate.aggr_expr.iter().filter(|_| signed.is_none()) {
         refuse_aggregate(own)?;
     }
-    let mut aggregates = order_free(aggregate, options.exact_float_sums)?;
+    let (mut aggregates, folded) = match &signed {
+        Some(own) => own.folded(aggregate, input.plan.schema())?,
+        None => (order_free(aggregate, options.exact_float_sums)?, fields_of(&aggregate.schema)),
+    };
     let mut windows = windows_of(&aggregate.input, &groups);
     let (mut hop, mut session) = (None, None);
     match call_among(&groups)? {
+        Some(_) if signed.is_some() => {
+            let what = "hop(...) or session(...) of a table's changes";
+            let instead =
+                "write date_bin(...), or group by it in the pipeline that writes that table";
+            return Err(PlanError::incremental(what, instead).into());
+        }
         Some((column, WindowKind::Hop(HopSpec { slide_us, size_us }))) => {
             hop = Some(HopColumn { column, slide_us, size_us });
         }
@@ -229,12 +239,8 @@ fn rollup(aggregate: &Aggregate, input: Exposed, options: RollupOptions) -> Resu
     }
     refuse_endless(&sets, &windows, options.emit, session)?;
     let delete = session.map(|_| Field::new(DELETE_COLUMN, DataType::Boolean, false));
-    let fields: Vec<(Option<TableReference>, Arc<Field>)> = aggregate
-        .schema
-        .iter()
-        .map(|(qualifier, field)| (qualifier.cloned(), Arc::clone(field)))
-        .chain(hidden_fields().into_iter().chain(delete).map(|field| (None, Arc::new(field))))
-        .collect();
+    let hidden = hidden_fields().into_iter().chain(delete).map(|field| (None, Arc::new(field)));
+    let fields = folded.into_iter().chain(hidden).collect();
     let schema = DFSchema::new_with_metadata(fields, aggregate.schema.metadata().clone())?;
     let node = RollupNode {
         input: input.plan,
@@ -250,6 +256,9 @@ fn rollup(aggregate: &Aggregate, input: Exposed, options: RollupOptions) -> Resu
         schema: Arc::new(schema),
     };
     let plan = LogicalPlan::Extension(Extension { node: Arc::new(node) });
+    if let Some(own) = signed {
+        return own.shown(aggregate, plan);
+    }
     let delete = session.map(|_| Column::new_unqualified(DELETE_COLUMN));
     Ok(ExposedRollup { exposed: Exposed::of(plan, None), delete })
 }

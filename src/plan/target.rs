@@ -148,7 +148,7 @@ fn is_of_sets(expr: &Expr) -> bool {
 }
 
 /// `expr` without casts that give different values for different ones.
-fn without_casts(plan: &LogicalPlan, expr: &Expr) -> Result<Expr, String> {
+pub(super) fn without_casts(plan: &LogicalPlan, expr: &Expr) -> Result<Expr, String> {
     match expr {
         Expr::Alias(own) => without_casts(plan, &own.expr),
         Expr::Cast(own) if !is_of_sets(expr) && !is_literal(expr) => {

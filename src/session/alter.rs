@@ -77,7 +77,7 @@ pub(super) async fn alter(
             return Err(refused(&name, reason).into());
         }
     };
-    registry.replace_table(&name, &next);
+    registry.replace_table(&next);
     let reference = TableReference::from(name.as_str());
     context.deregister_table(reference.clone())?;
     context.register_table(reference, next)?;

@@ -2,6 +2,7 @@
 
 use super::PipelineHandle;
 use super::plan::{Planned, plan_query};
+use crate::delta::DeltaTable;
 use crate::error::Error;
 use arrow::array::{ArrayRef, StringArray};
 use arrow::record_batch::RecordBatch;
@@ -38,8 +39,9 @@ pub(super) fn explained(
     state: &SessionState,
     explain: &Explain,
     inserted: &LogicalPlan,
+    target: Option<&DeltaTable>,
 ) -> Result<DataFrame, Error> {
-    let Planned { epochs, .. } = plan_query(state, inserted, None)?;
+    let Planned { epochs, .. } = plan_query(state, inserted, target)?;
     let explain = Explain { plan: Arc::new(epochs.query), ..explain.clone() };
     Ok(DataFrame::new(epochs.state, LogicalPlan::Explain(explain)))
 }

@@ -264,7 +264,10 @@ async fn run_statement(
             if let LogicalPlan::Dml(dml) = explain.plan.as_ref()
                 && writes_stream(dml)
             {
-                return explained(&state, explain, &inserted(dml, parsed.emit)?);
+                let name = dml.table_name.to_string();
+                let target = registry(&state).and_then(|known| known.table_named(&name));
+                let inserted = inserted(dml, parsed.emit)?;
+                return explained(&state, explain, &inserted, target.as_deref());
             }
         }
         LogicalPlan::Dml(dml) => {

@@ -7,6 +7,7 @@ mod answers;
 mod checks;
 mod config;
 mod context;
+mod feed;
 mod functions;
 mod handle;
 mod history;

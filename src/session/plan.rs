@@ -3,13 +3,13 @@
 use super::PipelineHandle;
 use super::registry::{Ports, Registry};
 use super::tables::options_of;
-use crate::delta::DeltaTable;
+use crate::delta::{DeltaTable, StoredColumns};
 use crate::error::Error;
 use crate::operator::{DedupMemories, RollupMemories};
 use crate::pipeline::{EpochPlan, EpochPlanner, OperatorPart, PipelineParts, SourcePart};
 use crate::plan::{
-    ExposePositions, LowerWindows, OperatorKind, PipelineOperator, PlanError, plan_pipeline,
-    refuse_keys, streams, take_emit,
+    ExposePositions, LowerWindows, OperatorKind, PipelineOperator, PipelinePlan, PipelineSource,
+    PlanError, plan_pipeline, refuse_keys, streams, take_emit,
 };
 use crate::state::{DedupMemory, OperatorMemory, RollupMemory};
 use crate::types::{PipelineId, RollupOptions};
@@ -114,10 +114,14 @@ pub(super) fn plan_query(
     let lateness_us = settings.window_lateness_ms.saturating_mul(1_000) as i64;
     let exact_float_sums = settings.exact_float_sums;
     let options = RollupOptions { emit, lateness_us, exact_float_sums, delay_us: 0, session: None };
-    let planned = plan_pipeline(&query, options)?;
+    let key = target.map(|target| key_of(target, &query)).unwrap_or_default();
+    let planned = plan_pipeline(&query, options, &key)?;
     let owns_rows = planned.is_rollup();
-    if let Some(target) = target.filter(|_| owns_rows) {
-        refuse_target(target, &query)?;
+    if let Some(target) = target {
+        refuse_target(target, &planned)?;
+        if owns_rows {
+            refuse_keys(&query, &key)?;
+        }
     }
     let pool = &state.runtime_env().memory_pool;
     let Memories { dedups, rollups, operators } =
@@ -148,22 +152,36 @@ pub(super) fn plan_query(
     Ok(Planned { epochs, sources: sources.collect(), operators, owns_rows, fingerprint })
 }
 
-/// Refuses a target whose rows would not be the groups of `query`.
-fn refuse_target(table: &DeltaTable, query: &LogicalPlan) -> Result<(), Error> {
+/// Refuses a target whose rows would not be those that the plan makes.
+fn refuse_target(table: &DeltaTable, planned: &PipelinePlan) -> Result<(), Error> {
     let name = table.name();
+    let (what, instead) = match (planned.is_rollup(), planned.reads_changes()) {
+        (false, false) => return Ok(()),
+        (true, _) => ("GROUP BY", "each row is a whole group"),
+        (false, true) => ("a copy of changes", "a row that goes there must go here"),
+    };
     if !table.replaces_rows() {
-        let what = format!("GROUP BY into {name}, which does not replace the last row of a key,");
-        let instead = "leave out merge_mode, sequence_by, op_column: each row is a whole group";
-        return Err(refuse(what, instead));
+        let what = format!("{what} into {name}, which does not replace the last row of a key,");
+        let instead = format!("leave out merge_mode, sequence_by, op_column: {instead}");
+        return Err(refuse(what, &instead));
     }
-    let mut key = Vec::with_capacity(table.primary_key().len());
+    let is_it = |own: &PipelineSource| {
+        let feed = own.table.feed().and_then(|feed| feed.rows.downcast_ref::<StoredColumns>());
+        feed.is_some_and(|own| own.table().location().url == table.location().url)
+    };
+    if planned.sources.iter().any(is_it) {
+        let what = format!("INSERT INTO {name} from its own changes");
+        return Err(refuse(what, "write into another table"));
+    }
+    Ok(())
+}
+
+/// The columns of the primary key of `table`, among those of `query`.
+fn key_of(table: &DeltaTable, query: &LogicalPlan) -> Vec<(usize, String)> {
     let columns = query.schema().fields();
-    for column in table.primary_key() {
-        if let Some(index) = columns.iter().position(|field| field.name() == column) {
-            key.push((index, column.clone()));
-        }
-    }
-    Ok(refuse_keys(query, &key)?)
+    let index = |own: &String| columns.iter().position(|field| field.name() == own);
+    let named = |own: &String| index(own).map(|index| (index, own.clone()));
+    table.primary_key().iter().filter_map(named).collect()
 }
 
 /// What the operators of a pipeline remember.

@@ -61,16 +61,21 @@ impl Registry {
         locked(&self.names).insert(name.to_owned(), Arc::clone(table));
     }
 
+    /// Adds a table that SQL has no name for.
+    pub(super) fn add_unnamed(&self, table: &Arc<DeltaTable>) {
+        let url = table.location().url.to_string();
+        locked(&self.tables).entry(url).or_insert_with(|| Arc::clone(table));
+    }
+
     /// Puts the table as it is now in the place of the one it was; for pipelines too, if it has the
     /// columns that they were planned for.
-    pub(super) fn replace_table(&self, name: &str, table: &Arc<DeltaTable>) {
+    pub(super) fn replace_table(&self, table: &Arc<DeltaTable>) {
         let url = table.location().url.to_string();
         for known in locked(&self.names).values_mut() {
             if known.location().url.as_str() == url {
                 *known = Arc::clone(table);
             }
         }
-        locked(&self.names).insert(name.to_owned(), Arc::clone(table));
         let old = locked(&self.tables).insert(url.clone(), Arc::clone(table));
         if !old.is_some_and(|old| has_same_columns(&old, table)) {
             return;

@@ -2,6 +2,7 @@
 
 use super::checks::OPTION;
 use super::config::OnefoldOptions;
+use super::feed::feed_table;
 use super::registry::Registry;
 use super::views::VIEW_OPTION;
 use crate::delta::{DeltaError, DeltaTable, TableDefinition};
@@ -9,7 +10,7 @@ use crate::source::{
     SourceDefinition, SourceError, SourceTable, SourceTableOptions, WatermarkSpec, create_source,
 };
 use crate::sql::WatermarkClause;
-use crate::store::{is_store_option, open_location};
+use crate::store::{Location, is_store_option, open_location};
 use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider, TableProviderFactory};
@@ -35,6 +36,9 @@ impl TableProviderFactory for DeltaFactory {
         session: &dyn Session,
         command: &CreateExternalTable,
     ) -> Result<Arc<dyn TableProvider>> {
+        if command.unbounded {
+            return Ok(Arc::new(open_feed(session, &self.registry, command).await?));
+        }
         let table = open_delta(session, &self.registry, command).await?;
         Ok(table)
     }
@@ -60,9 +64,6 @@ async fn open_delta(
     let name = command.name.to_string();
     let definition =
         |reason: &str| DeltaError::Definition { table: name.clone(), reason: reason.to_owned() };
-    if command.unbounded {
-        return Err(definition("an upsert table is not UNBOUNDED").into());
-    }
     let partition_by = partition_columns(session, command);
     if !partition_by.is_empty() && command.schema.fields().is_empty() {
         let reason =
@@ -95,7 +96,51 @@ async fn open_delta(
     let view = options.remove(VIEW_OPTION);
     let declared = TableDefinition { schema, primary_key, partition_by, options, checks, view };
     let declared = (!declared.schema.fields().is_empty()).then_some(declared);
-    let known = registry.table_at(opened.url.as_str());
+    let table = opened_table(session, registry, (&name, opened), declared).await?;
+    registry.add_table(&name, &table);
+    Ok(table)
+}
+
+/// Opens the changes of the upsert table that `command` tells the place of.
+async fn open_feed(
+    session: &dyn Session,
+    registry: &Registry,
+    command: &CreateExternalTable,
+) -> Result<SourceTable> {
+    let name = command.name.to_string();
+    let location = one_location(&name, command)?;
+    let own = command.options.iter().find(|(key, _)| !is_store_option(location, key));
+    let says = match own {
+        Some((key, _)) => Some(format!("option '{key}'")),
+        None if !command.table_partition_cols.is_empty() => Some("PARTITIONED BY".to_owned()),
+        None if !command.schema.fields().is_empty() => {
+            Some("columns and WATERMARK FOR (a row is taken back however old it is)".to_owned())
+        }
+        None => None,
+    };
+    if let Some(says) = says {
+        let reason = format!(
+            "UNBOUNDED STORED AS DELTA is how an upsert table changes, with the columns of that \
+             table; leave out {says}, and create the table itself without UNBOUNDED"
+        );
+        return Err(DeltaError::Definition { table: name, reason }.into());
+    }
+    let store: HashMap<_, _> = command.options.clone();
+    let opened =
+        open_location(location, &store, session.runtime_env()).map_err(DeltaError::from)?;
+    let table = opened_table(session, registry, (&name, opened), None).await?;
+    registry.add_unnamed(&table);
+    Ok(feed_table(&name, &table).await)
+}
+
+/// The table at a location: the one that is open, or one that is opened or created now.
+async fn opened_table(
+    session: &dyn Session,
+    registry: &Registry,
+    (name, location): (&str, Location),
+    declared: Option<TableDefinition>,
+) -> Result<Arc<DeltaTable>> {
+    let known = registry.table_at(location.url.as_str());
     if let Some(known) = &known {
         known.refresh().await?;
         if !known.is_altered().await {
@@ -103,16 +148,14 @@ async fn open_delta(
             if let Some(declared) = &declared {
                 known.check(declared)?;
             }
-            registry.add_table(&name, known);
             return Ok(Arc::clone(known));
         }
     }
     let ports = (Arc::clone(&registry.entropy), Arc::clone(&registry.clock));
     let settings = options_of(session).delta();
-    let table = DeltaTable::create_or_open(&name, opened, declared, settings, ports).await?;
-    match known {
-        Some(_) => registry.replace_table(&name, &table), // another process altered it
-        None => registry.add_table(&name, &table),
+    let table = DeltaTable::create_or_open(name, location, declared, settings, ports).await?;
+    if known.is_some() {
+        registry.replace_table(&table); // another process altered it
     }
     Ok(table)
 }

@@ -245,7 +245,7 @@ impl View {
         let table = self.to_string();
         let first = texts(context, &[("plan_type", &["table"]), ("plan", &[table.as_str()])])?;
         let mut batches = first.collect().await?;
-        batches.extend(explained(&context.state(), explain, inserted)?.collect().await?);
+        batches.extend(explained(&context.state(), explain, inserted, None)?.collect().await?);
         Ok(context.read_batches(batches)?)
     }
 }

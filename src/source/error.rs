@@ -49,6 +49,31 @@ pub enum SourceError {
         /// The oldest offset still held.
         available: Offset,
     },
+    /// A version of a table from which a pipeline goes on is gone.
+    #[error(
+        "{source_name}: what changed after version {version} cannot be told any more, for that \
+         version is not kept: {reason}; to read the table from its beginning, write into a new \
+         table; onefold.retention_hours says how long versions are kept"
+    )]
+    VersionGone {
+        /// The table.
+        source_name: String,
+        /// The version.
+        version: u64,
+        /// What is gone.
+        reason: String,
+    },
+    /// The table behind the source cannot be read.
+    #[error("{source_name} cannot be read")]
+    Table {
+        /// The table.
+        source_name: String,
+        /// What the caller can do about it.
+        kind: ErrorKind,
+        /// Why.
+        #[source]
+        cause: Cause,
+    },
     /// What the manifest says about the source is not what this source wrote.
     #[error("{source_name}: the stored position cannot be used: {reason}")]
     Position {
@@ -77,7 +102,9 @@ impl SourceError {
             Self::BadRow { .. }
             | Self::Changed { .. }
             | Self::Gap { .. }
+            | Self::VersionGone { .. }
             | Self::Position { .. } => ErrorKind::Data,
+            Self::Table { kind, .. } => *kind,
             Self::Unavailable { .. } => ErrorKind::Unavailable,
         }
     }

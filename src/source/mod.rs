@@ -34,5 +34,5 @@ pub use generator::{GeneratorOptions, GeneratorSource};
 pub use memory::MemorySource;
 pub use scan::SourceScanExec;
 pub use slot::EpochSlot;
-pub use table::{SourceTable, SourceTableOptions};
+pub use table::{ChangeFeed, SourceTable, SourceTableOptions};
 pub use traits::{Chunk, Poll, PollLimits, Source, SourcePosition, SourceReader, SourceStart};

@@ -5,7 +5,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::error::Result;
-use datafusion::logical_expr::{Expr, TableType};
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use std::sync::Arc;
 
@@ -18,6 +18,15 @@ pub struct SourceTableOptions {
     pub is_unbounded: bool,
 }
 
+/// What a source of changes shows.
+#[derive(Clone, Debug)]
+pub struct ChangeFeed {
+    /// The table that changes: what a plain query reads.
+    pub rows: Arc<dyn TableProvider>,
+    /// The columns of its primary key.
+    pub primary_key: Vec<String>,
+}
+
 /// A source as a table. A plain query reads what the source holds now, from the beginning.
 #[derive(Clone, Debug)]
 pub struct SourceTable {
@@ -27,6 +36,7 @@ pub struct SourceTable {
     /// With the hidden columns last, where the table is positioned.
     schema: SchemaRef,
     is_positioned: bool,
+    feed: Option<ChangeFeed>,
 }
 
 impl SourceTable {
@@ -57,7 +67,17 @@ impl SourceTable {
                 }
             }
         }
-        Ok(Self { name: name.to_owned(), source, options, schema, is_positioned: false })
+        let name = name.to_owned();
+        Ok(Self { name, source, options, schema, is_positioned: false, feed: None })
+    }
+
+    /// A table over `source`, which shows how the rows of another table change: as that table's
+    /// own, and last [`CHANGE_COLUMN`](crate::types::CHANGE_COLUMN).
+    #[must_use]
+    pub fn of_changes(name: &str, source: Arc<dyn Source>, feed: ChangeFeed) -> Self {
+        let options = SourceTableOptions { watermark: None, is_unbounded: true };
+        let (name, schema) = (name.to_owned(), feed.rows.schema());
+        Self { name, source, options, schema, is_positioned: false, feed: Some(feed) }
     }
 
     /// The name given.
@@ -70,6 +90,12 @@ impl SourceTable {
     #[must_use]
     pub fn source(&self) -> &Arc<dyn Source> {
         &self.source
+    }
+
+    /// The table whose changes the source shows, if it is one of changes.
+    #[must_use]
+    pub fn feed(&self) -> Option<&ChangeFeed> {
+        self.feed.as_ref()
     }
 
     /// The options given.
@@ -102,13 +128,26 @@ impl TableProvider for SourceTable {
         TableType::Base
     }
 
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> Result<Vec<TableProviderFilterPushDown>> {
+        match &self.feed {
+            Some(feed) => feed.rows.supports_filters_pushdown(filters),
+            None => Ok(vec![TableProviderFilterPushDown::Unsupported; filters.len()]),
+        }
+    }
+
     async fn scan(
         &self,
         state: &dyn Session,
         projection: Option<&Vec<usize>>,
-        _: &[Expr],
+        filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        if let Some(feed) = &self.feed {
+            return feed.rows.scan(state, projection, filters, limit).await;
+        }
         let projection: Vec<usize> = match projection {
             Some(projection) => projection.clone(),
             None => (0..self.schema.fields().len()).collect(),

@@ -25,7 +25,8 @@ use std::sync::Arc;
 /// `onefold::testing::source_conformance` checks all three.
 #[async_trait]
 pub trait Source: Debug + Send + Sync {
-    /// The columns of the rows, as the user declared them; never the hidden ones.
+    /// The columns of the rows, as the user declared them; never the hidden ones, of which only a
+    /// source of changes has one: `CHANGE_COLUMN`, last.
     fn schema(&self) -> SchemaRef;
 
     /// What identifies the data, independent of the table's name in a session: system, location

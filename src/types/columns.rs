@@ -19,6 +19,10 @@ pub const WATERMARK_COLUMN: &str = "__onefold_watermark";
 /// Name of the hidden column of a rollup's rows that is true where a group leaves the table.
 pub const DELETE_COLUMN: &str = "__onefold_delete";
 
+/// Name of the last column of a change feed, `Int64` and never NULL: 1 for a row that came, -1 for
+/// one that went.
+pub const CHANGE_COLUMN: &str = "__onefold_change";
+
 /// The two hidden columns, position first.
 #[must_use]
 pub fn hidden_fields() -> [Field; 2] {
@@ -31,7 +35,7 @@ pub fn hidden_fields() -> [Field; 2] {
 /// Whether `name` is one of the hidden columns.
 #[must_use]
 pub fn is_hidden(name: &str) -> bool {
-    [POSITION_COLUMN, WATERMARK_COLUMN, DELETE_COLUMN].contains(&name)
+    [POSITION_COLUMN, WATERMARK_COLUMN, DELETE_COLUMN, CHANGE_COLUMN].contains(&name)
 }
 
 /// Where a row stands among all rows of one epoch or one scan: by partition, then by row.

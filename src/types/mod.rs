@@ -25,7 +25,8 @@ mod time;
 
 pub use clock::{Clock, SystemClock};
 pub use columns::{
-    DELETE_COLUMN, POSITION_COLUMN, Position, WATERMARK_COLUMN, hidden_fields, is_hidden,
+    CHANGE_COLUMN, DELETE_COLUMN, POSITION_COLUMN, Position, WATERMARK_COLUMN, hidden_fields,
+    is_hidden,
 };
 pub use dedup::{DedupOptions, LatePolicy, NullKeys, Within};
 pub use emit::Emit;

@@ -41,5 +41,5 @@ pub use global::GlobalRollupExec;
 pub use hop::HopColumn;
 pub use local::LocalRollupExec;
 pub use shape::{GroupingSet, RollupExpressions, RollupMemories, plan_epoch_rollup};
-pub use sum::{exact_sum, has_exact_sum};
+pub use sum::{exact_sum, has_exact_sum, signed_sum};
 pub use window::{WindowColumn, WindowStep};

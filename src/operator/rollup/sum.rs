@@ -8,6 +8,8 @@
 //!
 //! The state holds more than 2^64 rows of any value, so what is in between never overflows and the
 //! answer does not depend on the order of rows. DataFusion's own `sum` wraps.
+//!
+//! The signed sum has a second argument: where it is below zero, the value is taken away.
 
 use arrow::array::cast::AsArray;
 use arrow::array::types::{
@@ -16,6 +18,7 @@ use arrow::array::types::{
 };
 use arrow::array::{Array, ArrayRef, ArrowNativeTypeOp, BooleanArray, PrimitiveArray};
 use arrow::buffer::NullBuffer;
+use arrow::compute::kernels::arity::binary;
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, DecimalType, Field, FieldRef};
 use datafusion::common::{Result, exec_err, not_impl_err};
@@ -32,6 +35,14 @@ use std::sync::Arc;
 pub fn exact_sum() -> Arc<AggregateUDF> {
     Arc::new(AggregateUDF::new_from_impl(ExactSum {
         signature: Signature::any(1, Volatility::Immutable),
+    }))
+}
+
+/// The exact sum of values, each with a sign behind it: a number that is not NULL.
+#[must_use]
+pub fn signed_sum() -> Arc<AggregateUDF> {
+    Arc::new(AggregateUDF::new_from_impl(ExactSum {
+        signature: Signature::any(2, Volatility::Immutable),
     }))
 }
 
@@ -159,6 +170,18 @@ impl<T: DecimalType + Send> Sums<T> {
         Arc::new(array.with_data_type(self.state.clone()))
     }
 
+    /// The values, with their signs where they have such.
+    fn signed(&self, arguments: &[ArrayRef]) -> Result<PrimitiveArray<T>> {
+        let values = self.widened(&arguments[0])?;
+        let Some(signs) = arguments.get(1) else { return Ok(values) };
+        let Some(signs) = signs.as_primitive_opt::<Int64Type>() else {
+            return exec_err!("a sum with signs of {}", signs.data_type());
+        };
+        // A wide value has no lowest one, whose negative would not fit.
+        let signed = |value: T::Native, sign| if sign < 0 { value.neg_wrapping() } else { value };
+        Ok(binary(&values, signs, signed)?)
+    }
+
     fn widened(&self, values: &ArrayRef) -> Result<PrimitiveArray<T>> {
         let wide: ArrayRef = match values.data_type() {
             DataType::Int8 => whole::<Int8Type>(values),
@@ -193,7 +216,7 @@ impl<T: DecimalType + Send> GroupsAccumulator for Sums<T> {
         filter: Option<&BooleanArray>,
         groups: usize,
     ) -> Result<()> {
-        let values = self.widened(&values[0])?;
+        let values = self.signed(values)?;
         self.add(&values, ids, filter, groups)
     }
 
@@ -217,7 +240,7 @@ impl<T: DecimalType + Send> GroupsAccumulator for Sums<T> {
         values: &[ArrayRef],
         filter: Option<&BooleanArray>,
     ) -> Result<Vec<ArrayRef>> {
-        let values = self.widened(&values[0])?;
+        let values = self.signed(values)?;
         let kept = filter.map(|filter| {
             let passes = filter.iter().map(|own| own == Some(true));
             NullBuffer::from(passes.collect::<Vec<bool>>())
