@@ -484,8 +484,8 @@ async fn explain_shows_the_changes_and_what_goes() {
         GROUP BY coalesce(g, '')";
     let plan = rows(&context, sql).await.join("\n");
     assert!(plan.contains("sum(t_changes.n,t_changes.__onefold_change)"), "{plan}");
-    let plain = "SELECT k FROM t_changes DEDUP BY (k > 0) WITHIN UNBOUNDED";
-    assert_eq!(rows(&context, plain).await, ["1"], "a plain query reads the rows there are");
+    let bounded = "SELECT k FROM t_changes DEDUP BY (k > 0) WITHIN UNBOUNDED";
+    assert_eq!(rows(&context, bounded).await, ["1"], "a plain query reads the rows there are");
 }
 
 /// Columns of a target, its options, a query, and why it is refused.
