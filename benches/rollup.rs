@@ -9,6 +9,7 @@
 use onefold::arrow::array::cast::AsArray;
 use onefold::arrow::array::types::Int64Type;
 use onefold::datafusion::prelude::{SessionConfig, SessionContext};
+use onefold::pipeline::PipelineStatus;
 use onefold::prelude::*;
 use std::error::Error as StdError;
 use std::io::Write;

@@ -1,7 +1,8 @@
 //! `hop` windows in a pipeline, over random logs with late rows, cut at random, against one query over
 //! every pair of a row and a window that takes it; and in plain queries, against the same.
 
-use crate::rollups::{log, runtime, shown};
+use crate::rollups::{runtime, shown};
+use crate::support::cuts::{fed, log, run};
 use crate::support::{DELAY_US, How, Row, batch, source, with_events};
 use onefold::arrow::array::{ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray};
 use onefold::arrow::record_batch::RecordBatch;
@@ -97,36 +98,12 @@ proptest! {
 
     #[test]
     fn windows_hold_the_rows_that_are_not_late_for_them_under_every_cut(
-        logs in (log(0), log(1), log(2)),
-        cuts in proptest::collection::vec((0..3_usize, 1..25_usize, any::<bool>(), any::<bool>(), 1..4_usize), 0..12),
-        batch_size in prop_oneof![Just(1_usize), Just(7), Just(8192)],
-        epoch_rows_max in prop_oneof![Just(4_u64), Just(15), Just(1000)],
+        fed in fed(),
     ) {
-        let logs = [logs.0, logs.1, logs.2];
         runtime().block_on(async {
-            let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-            let source = source(3);
-            let mut read = [0; 3];
-            let mut how = How { partitions: 2, batch_size, epoch_rows_max };
-            let mut context = opened(&store, &source, how).await.unwrap();
-            run(&context).await;
-            let rest = [(0, 99, false, true, 1), (1, 99, false, true, 1), (2, 99, false, true, 1)];
-            for (partition, length, reopens, runs, partitions) in cuts.into_iter().chain(rest) {
-                let log = &logs[partition];
-                let from = read[partition];
-                let to = (from + length).min(log.len());
-                source.push(&format!("p{partition}"), &batch(&log[from..to])).unwrap();
-                read[partition] = to;
-                if reopens {
-                    how.partitions = partitions;
-                    context = opened(&store, &source, how).await.unwrap();
-                }
-                if runs {
-                    run(&context).await;
-                }
-            }
+            let context = fed.through(&script(), &tables()).await;
             for (index, hop) in HOPS.iter().enumerate() {
-                let (pairs, late) = taken(&logs, hop);
+                let (pairs, late) = taken(&fed.logs, hop);
                 let sql = format!("SELECT * FROM h{index}");
                 let expected = grouped(&pairs, hop).await.unwrap();
                 assert_eq!(shown(&context, &sql).await.unwrap(), expected, "{}", hop.name);
@@ -176,7 +153,13 @@ async fn opened(
     how: How,
 ) -> Result<SessionContext, Error> {
     let context = with_events(store, source, how)?;
-    for (index, hop) in HOPS.iter().enumerate() {
+    context.run_sql(&script()).await?;
+    Ok(context)
+}
+
+/// Makes the tables, and a pipeline into each.
+fn script() -> String {
+    let statements = HOPS.iter().enumerate().map(|(index, hop)| {
         let Hop { columns, emit, .. } = hop;
         let events = match hop.dedup {
             Some(lateness) => format!(
@@ -186,20 +169,16 @@ async fn opened(
             None => "events".to_owned(),
         };
         let select = written(hop, &events);
-        let script = format!(
+        format!(
             "CREATE EXTERNAL TABLE h{index} ({columns}) STORED AS DELTA LOCATION 'memory:///h{index}';
-             INSERT INTO h{index} {select} {emit}"
-        );
-        context.run_sql(&script).await?;
-    }
-    Ok(context)
+             INSERT INTO h{index} {select} {emit};"
+        )
+    });
+    statements.collect::<Vec<_>>().concat()
 }
 
-async fn run(context: &SessionContext) {
-    for index in 0..HOPS.len() {
-        let pipeline = context.pipeline(&format!("h{index}")).unwrap();
-        pipeline.run_until_idle().await.unwrap();
-    }
+fn tables() -> Vec<String> {
+    (0..HOPS.len()).map(|index| format!("h{index}")).collect()
 }
 
 /// Each row with each window that takes it, and how many rows none takes: a window is closed for a
@@ -263,7 +242,7 @@ async fn a_row_is_left_out_of_the_windows_that_were_closed_before_it_only() {
         (Some(1), Some(15), 4),
     ];
     source.push("p0", &batch(&rows)).unwrap();
-    run(&context).await;
+    run(&context, &tables()).await;
     let found = shown(&context, "SELECT CAST(w AS BIGINT), c FROM h0").await.unwrap();
     assert_eq!(found, ["20 | 1", "30 | 2", "40 | 3", "50 | 1", "60 | 1"]);
     let late = "SELECT CAST(sum(rows_late) AS BIGINT) FROM onefold_history('h0')";

@@ -1,5 +1,6 @@
 //! GROUP BY as a pipeline, over random logs cut at random, against one query over all rows.
 
+use crate::support::cuts::{fed, run};
 use crate::support::{DELAY_US, How, Row, batch, source, with_events};
 use onefold::arrow::util::display::{ArrayFormatter, FormatOptions};
 use onefold::datafusion::common::Result as PlanResult;
@@ -64,36 +65,12 @@ proptest! {
 
     #[test]
     fn groups_are_those_of_one_query_under_every_cut(
-        logs in (log(0), log(1), log(2)),
-        cuts in proptest::collection::vec((0..3_usize, 1..25_usize, any::<bool>(), any::<bool>(), 1..4_usize), 0..12),
-        batch_size in prop_oneof![Just(1_usize), Just(7), Just(8192)],
-        epoch_rows_max in prop_oneof![Just(4_u64), Just(15), Just(1000)],
+        fed in fed(),
     ) {
-        let logs = [logs.0, logs.1, logs.2];
         runtime().block_on(async {
-            let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-            let source = source(3);
-            let mut read = [0; 3];
-            let mut how = How { partitions: 2, batch_size, epoch_rows_max };
-            let mut context = opened(&store, &source, how).await.unwrap();
-            run(&context).await;
-            let rest = [(0, 99, false, true, 1), (1, 99, false, true, 1), (2, 99, false, true, 1)];
-            for (partition, length, reopens, runs, partitions) in cuts.into_iter().chain(rest) {
-                let log = &logs[partition];
-                let from = read[partition];
-                let to = (from + length).min(log.len());
-                source.push(&format!("p{partition}"), &batch(&log[from..to])).unwrap();
-                read[partition] = to;
-                if reopens {
-                    how.partitions = partitions;
-                    context = opened(&store, &source, how).await.unwrap();
-                }
-                if runs {
-                    run(&context).await;
-                }
-            }
+            let context = fed.through(&script(), &tables()).await;
             for (index, rollup) in ROLLUPS.iter().enumerate() {
-                let expected = expected(&logs, rollup).await.unwrap();
+                let expected = expected(&fed.logs, rollup).await.unwrap();
                 let sql = format!("SELECT * FROM g{index}");
                 assert_eq!(shown(&context, &sql).await.unwrap(), expected, "{}", rollup.name);
             }
@@ -103,47 +80,30 @@ proptest! {
 
 const ROLLUPS: [Rollup; 4] = [WINDOW, HAVING, TREE, CLOSED];
 
-/// The rows of one partition: some late, some without a key or a time.
-pub(crate) fn log(partition: u8) -> impl Strategy<Value = Vec<Row>> {
-    let row = (
-        proptest::option::weighted(0.9, 0..4_u8),
-        proptest::option::weighted(0.97, 0..22_i64),
-        0..5_i64,
-    );
-    proptest::collection::vec(row, 0..40).prop_map(move |steps| {
-        let mut now = 100;
-        let mut rows = Vec::new();
-        for (index, (key, back, ahead)) in steps.into_iter().enumerate() {
-            now += ahead;
-            let number = i64::from(partition) * 1000 + index as i64;
-            rows.push((key, back.map(|back| now - back), number));
-        }
-        rows
-    })
-}
-
 async fn opened(
     store: &Arc<dyn ObjectStore>,
     source: &MemorySource,
     how: How,
 ) -> Result<SessionContext, Error> {
     let context = with_events(store, source, how)?;
-    for (index, Rollup { name, columns, select }) in ROLLUPS.iter().enumerate() {
-        let emit = if *name == CLOSED.name { "EMIT FINAL" } else { "" };
-        let script = format!(
-            "CREATE EXTERNAL TABLE g{index} ({columns}) STORED AS DELTA LOCATION 'memory:///g{index}';
-             INSERT INTO g{index} {select} {emit}"
-        );
-        context.run_sql(&script).await?;
-    }
+    context.run_sql(&script()).await?;
     Ok(context)
 }
 
-async fn run(context: &SessionContext) {
-    for index in 0..ROLLUPS.len() {
-        let pipeline = context.pipeline(&format!("g{index}")).unwrap();
-        pipeline.run_until_idle().await.unwrap();
-    }
+/// Makes the tables, and a pipeline into each.
+fn script() -> String {
+    let statements = ROLLUPS.iter().enumerate().map(|(index, Rollup { name, columns, select })| {
+        let emit = if *name == CLOSED.name { "EMIT FINAL" } else { "" };
+        format!(
+            "CREATE EXTERNAL TABLE g{index} ({columns}) STORED AS DELTA LOCATION 'memory:///g{index}';
+             INSERT INTO g{index} {select} {emit};"
+        )
+    });
+    statements.collect::<Vec<_>>().concat()
+}
+
+fn tables() -> Vec<String> {
+    (0..ROLLUPS.len()).map(|index| format!("g{index}")).collect()
 }
 
 /// What one query says of the rows that are not too late for their window.
@@ -205,7 +165,7 @@ async fn a_table_of_groups_has_one_writer() {
     let source = source(1);
     let context = opened(&store, &source, How::default()).await.unwrap();
     source.push("p0", &batch(&[(Some(1), Some(5), 0)])).unwrap();
-    run(&context).await;
+    run(&context, &tables()).await;
     let refused = async |script: &str, expected: &str| {
         let error = match context.run_sql(script).await {
             Ok(frames) => {
@@ -383,7 +343,7 @@ async fn what_is_remembered_is_shown_and_leaves_with_its_window() {
     let source = source(1);
     let context = opened(&store, &source, How::default()).await.unwrap();
     source.push("p0", &batch(&[(Some(1), Some(5), 3), (Some(1), Some(6), 4)])).unwrap();
-    run(&context).await;
+    run(&context, &tables()).await;
     let state = "SELECT operator, \"group\", window_end, state FROM onefold_state('g1')";
     let found = shown(&context, state).await.unwrap();
     assert_eq!(found.len(), 1, "{found:?}");
@@ -395,7 +355,7 @@ async fn what_is_remembered_is_shown_and_leaves_with_its_window() {
         assert!(found[0].contains(part), "{part}: {found:?}");
     }
     source.push("p0", &batch(&[(Some(2), Some(200), 5)])).unwrap();
-    run(&context).await;
+    run(&context, &tables()).await;
     let found = shown(&context, state).await.unwrap();
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].contains("=2,"), "{found:?}");
@@ -407,9 +367,9 @@ async fn a_table_that_was_restored_goes_on_from_there() {
     let source = source(1);
     let context = opened(&store, &source, How::default()).await.unwrap();
     source.push("p0", &batch(&[(Some(1), Some(5), 3)])).unwrap();
-    run(&context).await;
+    run(&context, &tables()).await;
     source.push("p0", &batch(&[(Some(1), Some(6), 4), (Some(3), Some(7), 5)])).unwrap();
-    run(&context).await;
+    run(&context, &tables()).await;
     let all = shown(&context, "SELECT * FROM g0").await.unwrap();
     let frames = context.run_sql("RESTORE g0 TO VERSION AS OF 2").await.unwrap();
     for frame in frames {
@@ -417,7 +377,7 @@ async fn a_table_that_was_restored_goes_on_from_there() {
     }
     assert_eq!(shown(&context, "SELECT k, c FROM g0").await.unwrap(), ["1 | 1"]);
     let context = opened(&store, &source, How::default()).await.unwrap();
-    run(&context).await;
+    run(&context, &tables()).await;
     assert_eq!(shown(&context, "SELECT * FROM g0").await.unwrap(), all);
 }
 

@@ -1,7 +1,8 @@
 //! `session` windows in a pipeline, over random logs with late rows, cut at random, against sessions
 //! made of all rows that are not late at once; and in plain queries, against the same.
 
-use crate::rollups::{log, runtime, shown};
+use crate::rollups::{runtime, shown};
+use crate::support::cuts::{fed, log, run};
 use crate::support::{DELAY_US, How, Row, batch, source, with_events};
 use onefold::arrow::array::{ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray};
 use onefold::arrow::record_batch::RecordBatch;
@@ -91,36 +92,12 @@ proptest! {
 
     #[test]
     fn sessions_are_those_of_all_rows_that_are_not_late_under_every_cut(
-        logs in (log(0), log(1), log(2)),
-        cuts in proptest::collection::vec((0..3_usize, 1..25_usize, any::<bool>(), any::<bool>(), 1..4_usize), 0..12),
-        batch_size in prop_oneof![Just(1_usize), Just(7), Just(8192)],
-        epoch_rows_max in prop_oneof![Just(4_u64), Just(15), Just(1000)],
+        fed in fed(),
     ) {
-        let logs = [logs.0, logs.1, logs.2];
         runtime().block_on(async {
-            let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-            let source = source(3);
-            let mut read = [0; 3];
-            let mut how = How { partitions: 2, batch_size, epoch_rows_max };
-            let mut context = opened(&store, &source, how).await.unwrap();
-            run(&context).await;
-            let rest = [(0, 99, false, true, 1), (1, 99, false, true, 1), (2, 99, false, true, 1)];
-            for (partition, length, reopens, runs, partitions) in cuts.into_iter().chain(rest) {
-                let log = &logs[partition];
-                let from = read[partition];
-                let to = (from + length).min(log.len());
-                source.push(&format!("p{partition}"), &batch(&log[from..to])).unwrap();
-                read[partition] = to;
-                if reopens {
-                    how.partitions = partitions;
-                    context = opened(&store, &source, how).await.unwrap();
-                }
-                if runs {
-                    run(&context).await;
-                }
-            }
+            let context = fed.through(&script(), &tables()).await;
             for (index, own) in ALL.iter().enumerate() {
-                let (rows, late, closed) = accepted(&logs, own);
+                let (rows, late, closed) = accepted(&fed.logs, own);
                 let mut begun = begun(&rows, own);
                 if own.emit == "EMIT FINAL" {
                     begun.retain(|(.., last)| last + 2 * own.gap <= closed);
@@ -164,7 +141,13 @@ async fn opened(
     how: How,
 ) -> Result<SessionContext, Error> {
     let context = with_events(store, source, how)?;
-    for (index, own) in ALL.iter().enumerate() {
+    context.run_sql(&script()).await?;
+    Ok(context)
+}
+
+/// Makes the tables, and a pipeline into each.
+fn script() -> String {
+    let statements = ALL.iter().enumerate().map(|(index, own)| {
         let Sessions { columns, emit, .. } = own;
         let events = match own.dedup {
             Some(lateness) => format!(
@@ -174,20 +157,16 @@ async fn opened(
             None => "events".to_owned(),
         };
         let select = written(own, &events);
-        let script = format!(
+        format!(
             "CREATE EXTERNAL TABLE s{index} ({columns}) STORED AS DELTA LOCATION 'memory:///s{index}';
-             INSERT INTO s{index} {select} {emit}"
-        );
-        context.run_sql(&script).await?;
-    }
-    Ok(context)
+             INSERT INTO s{index} {select} {emit};"
+        )
+    });
+    statements.collect::<Vec<_>>().concat()
 }
 
-async fn run(context: &SessionContext) {
-    for index in 0..ALL.len() {
-        let pipeline = context.pipeline(&format!("s{index}")).unwrap();
-        pipeline.run_until_idle().await.unwrap();
-    }
+fn tables() -> Vec<String> {
+    (0..ALL.len()).map(|index| format!("s{index}")).collect()
 }
 
 /// The rows that are not late, how many are, and the watermark: a row is late once what its own log
@@ -257,7 +236,7 @@ async fn a_row_between_two_sessions_makes_them_one_in_one_commit() {
     let sessions = "SELECT CAST(w AS BIGINT), CAST(until AS BIGINT), c FROM s0";
     let push = async |rows: &[Row]| {
         source.push("p0", &batch(rows)).unwrap();
-        run(&context).await;
+        run(&context, &tables()).await;
         shown(&context, sessions).await.unwrap()
     };
     // The gap is 8: 7 apart is one session, 8 apart are two.

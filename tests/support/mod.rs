@@ -1,6 +1,7 @@
 //! What several tests need: sessions over one store, logs, and the oracle of DESIGN 2.
 
 pub(crate) mod busy;
+pub(crate) mod cuts;
 pub(crate) mod tables;
 
 use onefold::arrow::array::cast::AsArray;

@@ -101,9 +101,11 @@ impl Fold {
             let groups = picked(rows.groups, &fresh)?;
             match rows.hashes {
                 Some(all) => {
-                    self.hashes.extend(fresh.values().iter().map(|row| all[*row as usize]))
+                    self.hashes.extend(fresh.values().iter().map(|row| all[*row as usize]));
                 }
-                None => self.shape.hasher.hash(&groups, &mut self.hashes).map(|_| ())?,
+                None => {
+                    self.shape.hasher.hash(&groups, &mut self.hashes)?;
+                }
             }
             self.groups.push(groups);
         }
@@ -215,7 +217,9 @@ impl Fold {
         let mut hashes = Vec::with_capacity(others.len());
         match rows.hashes {
             Some(all) => hashes.extend(others.values().iter().map(|row| all[at(row)])),
-            None => self.shape.hasher.hash(&groups, &mut hashes).map(|_| ())?,
+            None => {
+                self.shape.hasher.hash(&groups, &mut hashes)?;
+            }
         }
         self.shape.rows((&hashes, ends), groups, states).map(Some)
     }

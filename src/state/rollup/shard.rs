@@ -67,6 +67,9 @@ pub struct GroupRows {
     pub is_gone: bool,
 }
 
+/// Batches, and where rows are in those: batch and row.
+type Found = (Vec<RecordBatch>, Vec<(usize, usize)>);
+
 #[derive(Debug)]
 struct Chunk {
     rows: Rows,
@@ -188,10 +191,7 @@ impl Shard {
     }
 
     /// Batches that hold the rows at `places`, and where they are in those.
-    fn chunks_at(
-        &self,
-        places: &[(usize, usize)],
-    ) -> Result<(Vec<RecordBatch>, Vec<(usize, usize)>)> {
+    fn chunks_at(&self, places: &[(usize, usize)]) -> Result<Found> {
         let mut wanted: Vec<Vec<usize>> = vec![Vec::new(); self.chunks.len()];
         let mut found: Vec<(usize, usize)> = Vec::with_capacity(places.len());
         for (chunk, row) in places {
