@@ -177,6 +177,15 @@ impl DeltaTable {
         Ok(Some(Written { version, changed: applied.changed, is_repeated: false }))
     }
 
+    /// Masks the older rows of keys that another writer wrote again; `false` after a lost race.
+    pub(super) async fn mask_owed(&self, writer: &mut Writer) -> Result<bool, DeltaError> {
+        if writer.owed.is_empty() {
+            return Ok(true);
+        }
+        let nothing = StagedRows::Keys(None);
+        Ok(self.apply(writer, &nothing, Change::default()).await?.is_some())
+    }
+
     /// Makes what was found a change; its files are still on their way, and the commit waits for them.
     async fn seal(
         &self,

@@ -101,6 +101,9 @@ impl DeltaTable {
         rewritten: Rewritten,
     ) -> Result<Option<u64>, DeltaError> {
         let Rewritten { inputs, adds, origins } = rewritten;
+        if !self.mask_owed(writer).await? {
+            return Ok(None);
+        }
         let Some((removes, dead)) = changed_since(writer, &inputs) else {
             tracing::debug!(table = self.name(), "files changed: table compaction gave up");
             return Ok(None);

@@ -95,6 +95,30 @@ async fn a_compaction_whose_files_are_gone_or_got_rows_back_gives_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_another_engine_wrote_again_is_one_row_after_optimize() {
+    let location = memory();
+    let table = open(&location, quiet()).await.unwrap();
+    let mut run = Run::start(&table, "p").await;
+    run.epoch(&rows(0..10, 0)).await;
+    run.epoch(&rows(10..20, 0)).await;
+    begin(&table).await;
+    foreign::append(&location, &[(3, 77), (30, 78)]).await;
+    table.optimize().await.unwrap();
+    let mut model: Model = rows(0..20, 0).into_iter().collect();
+    model.extend([(3, 77), (30, 78)]);
+    assert_eq!(scan(&table).await, model);
+    assert_eq!(table.rows(), 21);
+    index_is_what_a_scan_finds(&table).await;
+    foreign::append(&location, &[(4, 79)]).await;
+    table.refresh().await.unwrap();
+    table.rest().await;
+    run.epoch(&rows(50..51, 0)).await;
+    model.extend([(4, 79), (50, 50)]);
+    assert_eq!(scan(&table).await, model);
+    index_is_what_a_scan_finds(&table).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_index_saved_a_run_after_each_commit_leads_to_the_table() {
     let location = memory();
     let own = DeltaSettings { compact_files_min: 3, ..quiet() };

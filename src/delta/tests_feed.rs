@@ -94,7 +94,6 @@ async fn lived(acts: Vec<Act>) {
             Act::Delete(key) => foreign::delete(&location, key..key + 3).await,
             Act::Compact => foreign::compact(&location).await,
             Act::Optimize => {
-                run.epoch(&[(98, 1)]).await; // which masks what others wrote twice
                 table.optimize().await.unwrap();
             }
             Act::Restore(back) => {
