@@ -2,12 +2,14 @@
 
 use super::sessions::SessionShard;
 use super::shard::Shard;
+use super::spill::SpillFile;
 use super::{Aggregates, GroupRows};
 use crate::state::StateError;
 use crate::types::RollupOptions;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
 use std::path::Path;
+use std::sync::Arc;
 
 #[derive(Debug)]
 pub(super) enum Held {
@@ -51,14 +53,14 @@ impl Held {
         }
     }
 
-    /// Moves rows to files in `folder`; those of sessions stay.
+    /// Moves rows to `file`; those of sessions stay.
     pub(super) fn spill_rows(
         &mut self,
-        folder: &Path,
+        file: &Arc<SpillFile>,
         keeps_newest: bool,
     ) -> Result<(), StateError> {
         match self {
-            Self::Groups(own) => own.spill_rows(folder, keeps_newest),
+            Self::Groups(own) => own.spill_rows(file, keeps_newest),
             Self::Sessions(_) => Ok(()),
         }
     }

@@ -3,6 +3,7 @@
 use super::held::Held;
 use super::sessions::without_gone;
 use super::shard::OPEN_END;
+use super::spill::SpillFile;
 use super::{Aggregates, GroupRows, format};
 use crate::state::{EncodedState, EpochChanges, Judged, OperatorMemory, StateError};
 use crate::types::{RollupOptions, StateFile, Watermark};
@@ -14,7 +15,6 @@ use datafusion::DATAFUSION_VERSION;
 use datafusion::common::Result;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -36,10 +36,11 @@ pub struct RollupMemory {
     /// The most groups that one partition folded lately.
     folded_groups: AtomicUsize,
     reservation: Mutex<MemoryReservation>,
+    spill_file: Mutex<Option<Arc<SpillFile>>>,
 }
 
 /// A way to take a shard out of memory.
-type Spill = fn(&mut Held, &Path) -> Result<(), StateError>;
+type Spill = fn(&mut Held, &Arc<SpillFile>) -> Result<(), StateError>;
 
 /// What an epoch says and counts.
 #[derive(Debug, Default)]
@@ -70,6 +71,7 @@ impl RollupMemory {
             held_bytes: AtomicU64::new(0),
             folded_groups: AtomicUsize::new(0),
             reservation: Mutex::new(reservation),
+            spill_file: Mutex::default(),
         }
     }
 
@@ -132,7 +134,7 @@ impl RollupMemory {
         self.account(before, own.bytes() as u64);
         if !self.fits(self.limit_bytes) {
             let before = own.bytes() as u64;
-            own.spill_rows(&std::env::temp_dir(), true)?; // its newest chunk is of this epoch
+            own.spill_rows(&self.spill_file()?, true)?; // its newest chunk is of this epoch
             self.account(before, own.bytes() as u64);
         }
         Ok(changed)
@@ -173,18 +175,17 @@ impl RollupMemory {
         if self.fits(self.limit_bytes) {
             return Ok(());
         }
-        let folder = std::env::temp_dir();
         let enough = self.limit_bytes / 4 * 3; // the next epoch needs room
         let spills: [Spill; 3] = [
-            |shard, folder| shard.spill_rows(folder, true),
-            |shard, folder| shard.spill_rows(folder, false),
-            Held::spill_places,
+            |shard, file| shard.spill_rows(file, true),
+            |shard, file| shard.spill_rows(file, false),
+            |shard, file| shard.spill_places(file.folder()),
         ];
         for spill in spills {
             for shard in &self.shards {
                 let mut shard = locked(shard);
                 let before = shard.bytes() as u64;
-                spill(&mut shard, &folder)?;
+                spill(&mut shard, &self.spill_file()?)?;
                 self.account(before, shard.bytes() as u64);
                 if self.fits(enough) {
                     return Ok(());
@@ -199,6 +200,17 @@ impl RollupMemory {
             held_bytes: self.state_bytes(),
             limit_bytes: self.limit_bytes,
         })
+    }
+
+    /// The file that takes what leaves memory.
+    fn spill_file(&self) -> Result<Arc<SpillFile>, StateError> {
+        let mut file = locked(&self.spill_file);
+        if let Some(own) = file.as_ref().filter(|own| !own.is_full()) {
+            return Ok(Arc::clone(own));
+        }
+        let fresh = Arc::new(SpillFile::create(std::env::temp_dir())?);
+        *file = Some(Arc::clone(&fresh));
+        Ok(fresh)
     }
 
     /// Whether what is held is at most `most` bytes, and the pool has room for it.

@@ -1,7 +1,7 @@
 //! One shard of the groups: their states in immutable chunks, found by hash.
 
 use super::Aggregates;
-use super::spill::SpilledRows;
+use super::spill::{SpillFile, SpilledRows};
 use crate::key::{KeyValue, TieredTable};
 use crate::state::StateError;
 use arrow::array::cast::AsArray;
@@ -248,16 +248,16 @@ impl Shard {
         self.chunks.push(chunk);
     }
 
-    /// Moves the rows of all chunks but the newest one, or of all, to files in `folder`.
+    /// Moves the rows of all chunks but the newest one, or of all, to `file`.
     pub(super) fn spill_rows(
         &mut self,
-        folder: &Path,
+        file: &Arc<SpillFile>,
         keeps_newest: bool,
     ) -> Result<(), StateError> {
         let kept = usize::from(keeps_newest);
         for chunk in self.chunks.iter_mut().rev().skip(kept) {
             if let Rows::Held(rows) = &chunk.rows {
-                let spilled = SpilledRows::write(folder, rows)?;
+                let spilled = SpilledRows::write(file, rows)?;
                 self.bytes -= chunk.bytes();
                 chunk.rows = Rows::Spilled(spilled);
                 self.bytes += chunk.bytes();

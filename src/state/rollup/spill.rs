@@ -1,9 +1,12 @@
-//! Rows that left memory: in a file on local disk that vanishes with the process.
+//! Rows that left memory: in files on local disk that vanish with the process.
 //!
 //! ```text
-//!   file     block 0 | block 1 | ...     each an Arrow IPC stream of 256 rows
+//!   file     block | block | ...         each an Arrow IPC stream of 256 rows of some chunk
 //!   memory   per block where it begins, and a checksum
 //! ```
+//!
+//! Chunks of all shards share files, since a process may have only so many open. A file goes when the
+//! last chunk in it does.
 
 use crate::state::StateError;
 use arrow::compute::{concat_batches, interleave_record_batch};
@@ -13,20 +16,74 @@ use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use arrow::record_batch::RecordBatch;
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Rows that are read together.
 const BLOCK_ROWS: usize = 256;
+/// A file of so many bytes takes no more chunks.
+const FILE_BYTES_MAX: u64 = 256 << 20;
+
+/// A file that rows are appended to.
+#[derive(Debug)]
+pub(super) struct SpillFile {
+    file: Mutex<File>,
+    /// Bytes written.
+    length: AtomicU64,
+    folder: PathBuf,
+}
+
+impl SpillFile {
+    /// An empty file in `folder`.
+    pub(super) fn create(folder: PathBuf) -> Result<Self, StateError> {
+        let created = tempfile::tempfile_in(&folder);
+        let file = Mutex::new(created.map_err(|source| disk(&folder, source))?);
+        Ok(Self { file, length: AtomicU64::new(0), folder })
+    }
+
+    /// Where it is.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.length.load(Ordering::Relaxed) >= FILE_BYTES_MAX
+    }
+
+    /// Writes `bytes` behind all others; returns where they begin.
+    fn append(&self, bytes: &[u8]) -> Result<u64, StateError> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = self.length.load(Ordering::Relaxed);
+        let written = file.seek(SeekFrom::Start(start)).and_then(|_| file.write_all(bytes));
+        written.map_err(|source| disk(&self.folder, source))?;
+        self.length.store(start + bytes.len() as u64, Ordering::Relaxed);
+        Ok(start)
+    }
+
+    fn read(&self, block: Block) -> Result<Vec<u8>, StateError> {
+        let mut bytes = vec![0; block.bytes];
+        {
+            let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+            let read = file.seek(SeekFrom::Start(block.start));
+            let read = read.and_then(|_| file.read_exact(&mut bytes));
+            read.map_err(|source| disk(&self.folder, source))?;
+        }
+        if crc32fast::hash(&bytes) == block.crc32 {
+            return Ok(bytes);
+        }
+        let source = io::Error::other("a file of spilled groups is not as it was written");
+        Err(disk(&self.folder, source))
+    }
+}
 
 /// A batch of rows on disk.
 #[derive(Debug)]
 pub(super) struct SpilledRows {
-    file: Mutex<File>,
+    file: Arc<SpillFile>,
     schema: SchemaRef,
     blocks: Vec<Block>,
-    folder: String,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -37,25 +94,18 @@ struct Block {
 }
 
 impl SpilledRows {
-    /// Writes `rows` to a file in `folder`.
-    pub(super) fn write(folder: &Path, rows: &RecordBatch) -> Result<Self, StateError> {
-        let name = folder.display().to_string();
-        let disk = |source| StateError::Disk { folder: name.clone(), source };
-        let mut writer =
-            BufWriter::with_capacity(1 << 18, tempfile::tempfile_in(folder).map_err(disk)?);
+    /// Writes `rows` to `file`.
+    pub(super) fn write(file: &Arc<SpillFile>, rows: &RecordBatch) -> Result<Self, StateError> {
         let mut blocks = Vec::with_capacity(rows.num_rows().div_ceil(BLOCK_ROWS));
-        let mut start = 0;
         for from in (0..rows.num_rows()).step_by(BLOCK_ROWS) {
             let block = rows.slice(from, BLOCK_ROWS.min(rows.num_rows() - from));
             let mut stream = StreamWriter::try_new(Vec::new(), &block.schema())?;
             stream.write(&block)?;
             let bytes = stream.into_inner()?;
-            writer.write_all(&bytes).map_err(disk)?;
-            blocks.push(Block { start, bytes: bytes.len(), crc32: crc32fast::hash(&bytes) });
-            start += bytes.len() as u64;
+            let crc32 = crc32fast::hash(&bytes);
+            blocks.push(Block { start: file.append(&bytes)?, bytes: bytes.len(), crc32 });
         }
-        let file = writer.into_inner().map_err(|error| disk(error.into_error()))?;
-        Ok(Self { file: Mutex::new(file), schema: rows.schema(), blocks, folder: name })
+        Ok(Self { file: Arc::clone(file), schema: rows.schema(), blocks })
     }
 
     /// All rows.
@@ -93,21 +143,15 @@ impl SpilledRows {
     }
 
     fn read(&self, block: Block) -> Result<RecordBatch, StateError> {
-        let mut bytes = vec![0; block.bytes];
-        {
-            let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-            let read = file.seek(SeekFrom::Start(block.start));
-            let read = read.and_then(|_| file.read_exact(&mut bytes));
-            read.map_err(|source| StateError::Disk { folder: self.folder.clone(), source })?;
-        }
-        if crc32fast::hash(&bytes) != block.crc32 {
-            let source = io::Error::other("a file of spilled groups is not as it was written");
-            return Err(StateError::Disk { folder: self.folder.clone(), source });
-        }
+        let bytes = self.file.read(block)?;
         let reader = StreamReader::try_new(bytes.as_slice(), None)?;
         let batches = reader.collect::<Result<Vec<_>, ArrowError>>()?;
         Ok(concat_batches(&self.schema, &batches)?)
     }
+}
+
+fn disk(folder: &Path, source: io::Error) -> StateError {
+    StateError::Disk { folder: folder.display().to_string(), source }
 }
 
 #[cfg(test)]
@@ -127,13 +171,19 @@ mod tests {
         RecordBatch::try_from_iter(columns).unwrap()
     }
 
+    fn file() -> (tempfile::TempDir, Arc<SpillFile>) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = SpillFile::create(folder.path().to_owned()).unwrap();
+        (folder, Arc::new(file))
+    }
+
     #[test]
     fn rows_come_back_as_they_were_all_or_some() {
-        let folder = tempfile::tempdir().unwrap();
-        for count in [1, 255, 256, 257, 1_000] {
-            let rows = rows(count);
-            let spilled = SpilledRows::write(folder.path(), &rows).unwrap();
-            assert_eq!(spilled.all().unwrap(), rows);
+        let (folder, file) = file();
+        let counts = [1, 255, 256, 257, 1_000];
+        let all = counts.map(|count| SpilledRows::write(&file, &rows(count)).unwrap());
+        for (count, spilled) in counts.into_iter().zip(all) {
+            assert_eq!(spilled.all().unwrap(), rows(count));
             let wanted: Vec<usize> = (0..count as usize).rev().step_by(7).collect();
             let picked = spilled.pick(&wanted).unwrap();
             let numbers = picked.column(0).as_primitive::<Int64Type>().values().to_vec();
@@ -145,10 +195,10 @@ mod tests {
 
     #[test]
     fn a_block_that_changed_on_disk_is_noticed() {
-        let folder = tempfile::tempdir().unwrap();
-        let spilled = SpilledRows::write(folder.path(), &rows(600)).unwrap();
+        let (_folder, file) = file();
+        let spilled = SpilledRows::write(&file, &rows(600)).unwrap();
         {
-            let mut file = spilled.file.lock().unwrap();
+            let mut file = file.file.lock().unwrap();
             file.seek(SeekFrom::Start(spilled.blocks[1].start + 700)).unwrap();
             file.write_all(b"x").unwrap();
         }
