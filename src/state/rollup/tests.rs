@@ -132,11 +132,12 @@ proptest! {
         let (mut watermark, mut known) = (0, BTreeSet::new());
         for step in steps {
             match step {
-                Step::Epoch(mut partials, reaches) => {
+                Step::Epoch(mut open, reaches) => {
                     // What is closed does not come again.
-                    partials.iter_mut().for_each(|own| own.1 += watermark);
+                    for own in &mut open {
+                        own.1 += watermark;
+                    }
                     watermark += reaches * 100;
-                    let open: Vec<Partial> = partials;
                     let one = epoch(&held, &open, watermark, &mut files);
                     let two = epoch(&spilled, &open, watermark, &mut others);
                     prop_assert_eq!(one, two);
