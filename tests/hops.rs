@@ -2,8 +2,8 @@
 //! every pair of a row and a window that takes it; and in plain queries, against the same.
 
 use crate::rollups::{runtime, shown};
-use crate::support::cuts::{fed, log, run};
-use crate::support::{DELAY_US, How, Row, batch, source, with_events};
+use crate::support::cuts::{fed, log, opened, run};
+use crate::support::{DELAY_US, How, Row, batch, source};
 use onefold::arrow::array::{ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray};
 use onefold::arrow::record_batch::RecordBatch;
 use onefold::datafusion::common::Result as PlanResult;
@@ -11,7 +11,6 @@ use onefold::datafusion::prelude::{SessionConfig, SessionContext};
 use onefold::object_store::ObjectStore;
 use onefold::object_store::memory::InMemory;
 use onefold::prelude::*;
-use onefold::source::MemorySource;
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -147,16 +146,6 @@ fn starts(at: i64, hop: &Hop) -> impl Iterator<Item = i64> + use<> {
     (first..).map(move |index| index * slide).take_while(move |start| *start <= at)
 }
 
-async fn opened(
-    store: &Arc<dyn ObjectStore>,
-    source: &MemorySource,
-    how: How,
-) -> Result<SessionContext, Error> {
-    let context = with_events(store, source, how)?;
-    context.run_sql(&script()).await?;
-    Ok(context)
-}
-
 /// Makes the tables, and a pipeline into each.
 fn script() -> String {
     let statements = HOPS.iter().enumerate().map(|(index, hop)| {
@@ -232,7 +221,7 @@ async fn grouped(pairs: &[(Row, i64)], hop: &Hop) -> PlanResult<Vec<String>> {
 async fn a_row_is_left_out_of_the_windows_that_were_closed_before_it_only() {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let source = source(1);
-    let context = opened(&store, &source, How::default()).await.unwrap();
+    let context = opened(&store, &source, How::default(), &script()).await.unwrap();
     // Row 3 finds a watermark of 40 + 20 - 7 = 53: of its windows [20, 50), [30, 60) and [40, 70) the
     // first is closed. Row 4 finds all of its own closed.
     let rows = [

@@ -1,6 +1,6 @@
 //! GROUP BY as a pipeline, over random logs cut at random, against one query over all rows.
 
-use crate::support::cuts::{fed, run};
+use crate::support::cuts::{fed, opened, run};
 use crate::support::{DELAY_US, How, Row, batch, source, with_events};
 use onefold::arrow::util::display::{ArrayFormatter, FormatOptions};
 use onefold::datafusion::common::Result as PlanResult;
@@ -8,7 +8,6 @@ use onefold::datafusion::prelude::{SessionConfig, SessionContext};
 use onefold::object_store::ObjectStore;
 use onefold::object_store::memory::InMemory;
 use onefold::prelude::*;
-use onefold::source::MemorySource;
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -79,16 +78,6 @@ proptest! {
 }
 
 const ROLLUPS: [Rollup; 4] = [WINDOW, HAVING, TREE, CLOSED];
-
-async fn opened(
-    store: &Arc<dyn ObjectStore>,
-    source: &MemorySource,
-    how: How,
-) -> Result<SessionContext, Error> {
-    let context = with_events(store, source, how)?;
-    context.run_sql(&script()).await?;
-    Ok(context)
-}
 
 /// Makes the tables, and a pipeline into each.
 fn script() -> String {
@@ -163,7 +152,7 @@ pub(crate) fn runtime() -> tokio::runtime::Runtime {
 async fn a_table_of_groups_has_one_writer() {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let source = source(1);
-    let context = opened(&store, &source, How::default()).await.unwrap();
+    let context = opened(&store, &source, How::default(), &script()).await.unwrap();
     source.push("p0", &batch(&[(Some(1), Some(5), 0)])).unwrap();
     run(&context, &tables()).await;
     let refused = async |script: &str, expected: &str| {
@@ -341,7 +330,7 @@ async fn a_sum_that_leaves_its_type_is_an_error_and_one_that_comes_back_is_exact
 async fn what_is_remembered_is_shown_and_leaves_with_its_window() {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let source = source(1);
-    let context = opened(&store, &source, How::default()).await.unwrap();
+    let context = opened(&store, &source, How::default(), &script()).await.unwrap();
     source.push("p0", &batch(&[(Some(1), Some(5), 3), (Some(1), Some(6), 4)])).unwrap();
     run(&context, &tables()).await;
     let state = "SELECT operator, \"group\", window_end, state FROM onefold_state('g1')";
@@ -365,7 +354,7 @@ async fn what_is_remembered_is_shown_and_leaves_with_its_window() {
 async fn a_table_that_was_restored_goes_on_from_there() {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let source = source(1);
-    let context = opened(&store, &source, How::default()).await.unwrap();
+    let context = opened(&store, &source, How::default(), &script()).await.unwrap();
     source.push("p0", &batch(&[(Some(1), Some(5), 3)])).unwrap();
     run(&context, &tables()).await;
     source.push("p0", &batch(&[(Some(1), Some(6), 4), (Some(3), Some(7), 5)])).unwrap();
@@ -376,7 +365,7 @@ async fn a_table_that_was_restored_goes_on_from_there() {
         frame.collect().await.unwrap();
     }
     assert_eq!(shown(&context, "SELECT k, c FROM g0").await.unwrap(), ["1 | 1"]);
-    let context = opened(&store, &source, How::default()).await.unwrap();
+    let context = opened(&store, &source, How::default(), &script()).await.unwrap();
     run(&context, &tables()).await;
     assert_eq!(shown(&context, "SELECT * FROM g0").await.unwrap(), all);
 }

@@ -2,7 +2,7 @@
 //! made of all rows that are not late at once; and in plain queries, against the same.
 
 use crate::rollups::{runtime, shown};
-use crate::support::cuts::{fed, log, run};
+use crate::support::cuts::{fed, log, opened, run};
 use crate::support::{DELAY_US, How, Row, batch, source, with_events};
 use onefold::arrow::array::{ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray};
 use onefold::arrow::record_batch::RecordBatch;
@@ -11,7 +11,6 @@ use onefold::datafusion::prelude::{SessionConfig, SessionContext};
 use onefold::object_store::ObjectStore;
 use onefold::object_store::memory::InMemory;
 use onefold::prelude::*;
-use onefold::source::MemorySource;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -135,16 +134,6 @@ fn written(own: &Sessions, events: &str) -> String {
     own.select.replace("SESSION", &call).replace("EVENTS", events)
 }
 
-async fn opened(
-    store: &Arc<dyn ObjectStore>,
-    source: &MemorySource,
-    how: How,
-) -> Result<SessionContext, Error> {
-    let context = with_events(store, source, how)?;
-    context.run_sql(&script()).await?;
-    Ok(context)
-}
-
 /// Makes the tables, and a pipeline into each.
 fn script() -> String {
     let statements = ALL.iter().enumerate().map(|(index, own)| {
@@ -232,7 +221,7 @@ async fn grouped(begun: &[(Row, i64, i64)], own: &Sessions) -> PlanResult<Vec<St
 async fn a_row_between_two_sessions_makes_them_one_in_one_commit() {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let source = source(1);
-    let context = opened(&store, &source, How::default()).await.unwrap();
+    let context = opened(&store, &source, How::default(), &script()).await.unwrap();
     let sessions = "SELECT CAST(w AS BIGINT), CAST(until AS BIGINT), c FROM s0";
     let push = async |rows: &[Row]| {
         source.push("p0", &batch(rows)).unwrap();

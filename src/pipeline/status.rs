@@ -38,7 +38,7 @@ pub struct PipelineStatus {
     pub watermark: Option<Watermark>,
     /// Bytes that operators hold in memory.
     pub state_bytes: u64,
-    /// Keys that operators hold in memory.
+    /// Keys that operators remember, in memory or on local disk.
     pub keys_held: u64,
     /// Bytes written as rows of the table.
     pub bytes_written: u64,

@@ -6,6 +6,7 @@ use onefold::datafusion::prelude::SessionContext;
 use onefold::object_store::ObjectStore;
 use onefold::object_store::memory::InMemory;
 use onefold::prelude::*;
+use onefold::source::MemorySource;
 use proptest::prelude::*;
 use std::sync::Arc;
 
@@ -54,14 +55,9 @@ impl Fed {
     pub(crate) async fn through(&self, script: &str, tables: &[String]) -> SessionContext {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         let source = source(3);
-        let opened = async |how: How| {
-            let context = with_events(&store, &source, how).unwrap();
-            context.run_sql(script).await.unwrap();
-            context
-        };
         let mut how = self.how;
         let mut read = [0; 3];
-        let mut context = opened(how).await;
+        let mut context = opened(&store, &source, how, script).await.unwrap();
         run(&context, tables).await;
         let rest = [0, 1, 2].map(|partition| Cut {
             partition,
@@ -80,7 +76,7 @@ impl Fed {
             read[partition] = to;
             if reopens {
                 how.partitions = partitions;
-                context = opened(how).await;
+                context = opened(&store, &source, how, script).await.unwrap();
             }
             if runs {
                 run(&context, tables).await;
@@ -88,6 +84,18 @@ impl Fed {
         }
         context
     }
+}
+
+/// A session over `store` that knows `source`, and the pipelines that `script` makes.
+pub(crate) async fn opened(
+    store: &Arc<dyn ObjectStore>,
+    source: &MemorySource,
+    how: How,
+    script: &str,
+) -> Result<SessionContext, Error> {
+    let context = with_events(store, source, how)?;
+    context.run_sql(script).await?;
+    Ok(context)
 }
 
 /// The rows of one partition: some late, some without a key or a time.

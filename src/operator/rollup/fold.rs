@@ -126,13 +126,16 @@ impl Fold {
         match &mut self.ids {
             Ids::Packed(table) => {
                 let words = Words::try_new(rows.groups)?;
+                let mut groups = Vec::with_capacity(BLOCK_ROWS);
                 for block in blocks {
-                    for row in block.clone() {
-                        touched ^= u64::from(table.touch(words.at(row)));
+                    groups.clear();
+                    groups.extend(block.clone().map(|row| words.at(row)));
+                    for group in &groups {
+                        touched ^= u64::from(table.touch(*group));
                     }
-                    for row in block {
+                    for (row, group) in block.zip(&groups) {
                         let next = self.ends.len() as u32;
-                        let id = table.find_or_insert(words.at(row), next);
+                        let id = table.find_or_insert(*group, next);
                         if id == next {
                             self.ends.push(rows.ends[row]);
                             fresh.push(row as u32);
