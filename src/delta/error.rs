@@ -32,7 +32,9 @@ pub enum DeltaError {
         differences: String,
     },
     /// There is no table.
-    #[error("no Delta table at {location}: declare its columns and a PRIMARY KEY to create it")]
+    #[error(
+        "no Delta table at {location}: to create it, write CREATE EXTERNAL TABLE with columns and a PRIMARY KEY, without UNBOUNDED"
+    )]
     Missing {
         /// Where it was looked for.
         location: String,

@@ -66,7 +66,7 @@ impl HopSpec {
         let (slide_us, size_us) = (length(slide, "hop: slide")?, length(size, "hop: size")?);
         if size_us % slide_us != 0 {
             return plan_err!(
-                "hop: the size {size_us} us is no multiple of the slide {slide_us} us; the order is {USAGE}"
+                "hop: the size {size_us} us is no multiple of the slide {slide_us} us; {USAGE}"
             );
         }
         if size_us / slide_us > WINDOWS_MAX {
