@@ -4,14 +4,15 @@
 //!   open     fence -> manifest -> state files -> readers at their positions
 //!   collect  poll each source up to the limits; stamp position and watermark
 //!   compute  fill the slots, plan, execute all partitions, count what became of each row
-//!   commit   state files, rows and manifest to unique names; then the one commit
+//!   prepare  state files, rows and manifest to unique names
+//!   commit   the one commit
 //! ```
 //!
 //! # Invariants
 //!
 //! 1. An epoch begins where the last committed one ended, and its commit carries the new place.
-//! 2. Computing epoch n + 1 overlaps the commit of n, and nothing more: n + 1 is sent only after
-//!    n is known to be committed.
+//! 2. Computing and preparing epoch n + 1 overlap the commit of n, and nothing more: n + 1 is sent
+//!    only after n is known to be committed.
 //! 3. After any error the pipeline answers nothing but errors: open it again, which takes a new
 //!    fence and reads what is true.
 //! 4. Per source partition and epoch: rows read = emitted + duplicate + late + filtered +

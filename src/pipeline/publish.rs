@@ -7,8 +7,9 @@ use crate::commit::{
     LedgerRow, MANIFEST_FORMAT, Manifest, ManifestRef, OperatorManifest, Outcome, Proposal,
     RowsChanged, SourceManifest,
 };
+use crate::source::SourcePosition;
 use crate::state::EncodedState;
-use crate::types::{Incarnation, StateFile, Watermark};
+use crate::types::{EventTime, Incarnation, StateFile, Watermark};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
@@ -23,10 +24,30 @@ pub(super) struct Published {
     pub(super) entries: Vec<Vec<StateFile>>,
 }
 
+/// An epoch whose files are all written, and that nobody sees yet.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    /// What the epoch after it builds on.
+    pub(super) published: Published,
+    pub(super) progress: Progress,
+    proposal: Proposal,
+    ledger: Vec<LedgerRow>,
+}
+
+/// What becomes visible when an epoch is committed.
+#[derive(Debug)]
+pub(super) struct Progress {
+    pub(super) positions: Vec<Option<SourcePosition>>,
+    pub(super) watermark: Option<Watermark>,
+    pub(super) oldest_late: Option<EventTime>,
+    pub(super) state_bytes: u64,
+    pub(super) keys_held: u64,
+}
+
 /// A committed epoch.
 #[derive(Debug)]
 pub(super) struct Committed {
-    pub(super) published: Published,
+    pub(super) progress: Progress,
     pub(super) version: u64,
     pub(super) changed: RowsChanged,
     pub(super) ledger: Vec<LedgerRow>,
@@ -38,20 +59,17 @@ const FILES_MAX: usize = 24;
 /// How many of the smallest files are joined into one.
 const FILES_JOINED: usize = 16;
 
-/// Writes all that the epoch names and commits it.
-///
-/// # Cancellation
-///
-/// Whether the epoch is committed is unknown, as after an error.
-pub(super) async fn publish(
-    parts: PipelineParts,
+/// Writes all that the epoch names. The epoch before need not be committed yet: if it never is, this
+/// one is never sent, and its files are what any crash leaves behind.
+pub(super) async fn prepare(
+    parts: &PipelineParts,
     mut published: Published,
     computed: Computed,
-) -> Result<Committed, PipelineError> {
-    let began = parts.clock.monotonic();
+) -> Result<Prepared, PipelineError> {
+    let progress = Progress::of(&computed);
     let epoch = published.manifest.as_ref().map(|last| last.epoch).unwrap_or_default().next();
     let staged = parts.ledger.stage(computed.rows);
-    let saved = save(&parts, &mut published, computed.added, computed.sources, computed.watermark);
+    let saved = save(parts, &mut published, computed.added, computed.sources, computed.watermark);
     let (staged, saved) = futures::join!(staged, saved);
     let (staged, sources) = (staged?, saved?);
     let operators = parts.operators.iter().zip(&published.files);
@@ -70,24 +88,48 @@ pub(super) async fn publish(
     };
     let store = parts.ledger.store();
     let named = write_manifest(store.as_ref(), &manifest, parts.owns_rows).await?;
-    let outcome = parts.ledger.commit(Proposal {
+    published.manifest = Some(named.clone());
+    let proposal = Proposal {
         pipeline: parts.id.clone(),
         incarnation: published.incarnation,
         epoch,
-        manifest: named.clone(),
+        manifest: named,
         staged,
-    });
-    match outcome.await? {
+    };
+    Ok(Prepared { published, progress, proposal, ledger: manifest.ledger })
+}
+
+/// Commits an epoch; the one before it must be known to be committed.
+///
+/// # Cancellation
+///
+/// Whether the epoch is committed is unknown, as after an error.
+pub(super) async fn commit(
+    parts: PipelineParts,
+    prepared: Prepared,
+) -> Result<Committed, PipelineError> {
+    let began = parts.clock.monotonic();
+    let Prepared { progress, proposal, ledger, .. } = prepared;
+    match parts.ledger.commit(proposal).await? {
         Outcome::Fenced { by } => Err(PipelineError::Fenced { pipeline: parts.id, by }),
         Outcome::Committed { version, changed } => {
-            published.manifest = Some(named);
-            Ok(Committed {
-                published,
-                version,
-                changed,
-                ledger: manifest.ledger,
-                commit_us: parts.clock.monotonic().saturating_sub(began).as_micros() as u64,
-            })
+            let commit_us = parts.clock.monotonic().saturating_sub(began).as_micros() as u64;
+            Ok(Committed { progress, version, changed, ledger, commit_us })
+        }
+    }
+}
+
+impl Progress {
+    fn of(computed: &Computed) -> Self {
+        let positions = computed.sources.iter();
+        Self {
+            positions: positions
+                .map(|source| serde_json::from_value(source.position.clone()).ok())
+                .collect(),
+            watermark: computed.watermark,
+            oldest_late: computed.oldest_late,
+            state_bytes: computed.state_bytes,
+            keys_held: computed.keys_held,
         }
     }
 }

@@ -1,9 +1,9 @@
 //! `Pipeline`: what drives epochs one after the other.
 
 use super::collect::Collected;
-use super::compute::{Computed, compute};
+use super::compute::compute;
 use super::open::{OpenedPipeline, open};
-use super::publish::{Committed, publish};
+use super::publish::{Committed, Prepared, commit, prepare};
 use super::{PipelineError, PipelineParts, PipelineStatus};
 use crate::types::{Epoch, PipelineId};
 use datafusion::common::runtime::SpawnedTask;
@@ -100,15 +100,13 @@ impl Pipeline {
         let mut collected = Collected::new(opened.sources.len());
         let mut never = std::future::pending();
         let next = self.core.next(&mut opened, &mut collected, Pace::Drain, &mut never).await?;
-        let Next::Epoch(computed) = next else {
+        let Next::Epoch(prepared) = next else {
             self.open = Some(opened);
             return Ok(EpochOutcome::Idle);
         };
-        let rows = computed.ledger.iter().map(|row| row.rows_read).sum();
-        let progress = Progress::of(&computed);
-        let published = opened.published.clone();
-        let committed = publish(self.core.parts.clone(), published, *computed).await?;
-        let (epoch, version) = self.core.settle(&mut opened, committed, progress).await?;
+        let committed = commit(self.core.parts.clone(), *prepared).await?;
+        let rows = committed.ledger.iter().map(|row| row.rows_read).sum();
+        let (epoch, version) = self.core.settle(&mut opened, committed).await?;
         self.open = Some(opened);
         Ok(EpochOutcome::Committed { epoch, version, rows })
     }
@@ -155,7 +153,7 @@ impl Pipeline {
                 self.core.land(&mut opened, flight).await?;
             }
             match next? {
-                Next::Epoch(computed) => flight = Some(self.core.launch(&opened, *computed)),
+                Next::Epoch(prepared) => flight = Some(self.core.launch(*prepared)),
                 Next::Nothing if pace == Pace::Overlap => {}
                 // What was read and not committed is read again by the next opening.
                 Next::Told if collected.has_moved => {
@@ -177,26 +175,22 @@ impl Pipeline {
 }
 
 impl Core {
-    fn launch(&self, opened: &OpenedPipeline, computed: Computed) -> Flight {
-        let progress = Progress::of(&computed);
-        let (parts, published) = (self.parts.clone(), opened.published.clone());
-        Flight { progress, commit: SpawnedTask::spawn(publish(parts, published, computed)) }
+    fn launch(&self, prepared: Prepared) -> Flight {
+        SpawnedTask::spawn(commit(self.parts.clone(), prepared))
     }
 
     async fn land(&self, opened: &mut OpenedPipeline, flight: Flight) -> Result<(), PipelineError> {
-        let committed = flight.commit.join_unwind().await;
+        let committed = flight.join_unwind().await;
         let committed = committed.map_err(|error| DataFusionError::External(Box::new(error)))?;
-        self.settle(opened, committed?, flight.progress).await.map(|_| ())
+        self.settle(opened, committed?).await.map(|_| ())
     }
 
     async fn settle(
         &self,
         opened: &mut OpenedPipeline,
         committed: Committed,
-        progress: Progress,
     ) -> Result<(Epoch, u64), PipelineError> {
-        let Committed { published, version, .. } = committed;
-        opened.published = published;
+        let Committed { version, progress, .. } = committed;
         opened.version = version;
         opened.epoch = opened.epoch.next();
         for (source, position) in opened.sources.iter_mut().zip(&progress.positions) {
@@ -229,7 +223,7 @@ impl Core {
         Ok((epoch, version))
     }
 
-    /// The next epoch, computed.
+    /// The next epoch, computed, and with all its files written.
     async fn next(
         &self,
         opened: &mut OpenedPipeline,
@@ -271,7 +265,9 @@ impl Core {
         let (planner, operators) = (&self.parts.planner, &self.parts.operators);
         let ready = std::mem::replace(collected, Collected::new(opened.sources.len()));
         let computed = compute(planner, operators, &mut opened.sources, ready).await?;
-        Ok(Next::Epoch(Box::new(computed)))
+        let prepared = prepare(&self.parts, opened.published.clone(), computed).await?;
+        opened.published = prepared.published.clone();
+        Ok(Next::Epoch(Box::new(prepared)))
     }
 }
 
@@ -289,39 +285,10 @@ enum Pace {
 /// What came of looking for the next epoch.
 #[derive(Debug)]
 enum Next {
-    Epoch(Box<Computed>),
+    Epoch(Box<Prepared>),
     Nothing,
     Told,
 }
 
 /// An epoch on its way.
-#[derive(Debug)]
-struct Flight {
-    commit: SpawnedTask<Result<Committed, PipelineError>>,
-    progress: Progress,
-}
-
-/// What becomes visible when an epoch is committed.
-#[derive(Debug)]
-struct Progress {
-    positions: Vec<Option<crate::source::SourcePosition>>,
-    watermark: Option<crate::types::Watermark>,
-    oldest_late: Option<crate::types::EventTime>,
-    state_bytes: u64,
-    keys_held: u64,
-}
-
-impl Progress {
-    fn of(computed: &Computed) -> Self {
-        let positions = computed.sources.iter();
-        Self {
-            positions: positions
-                .map(|source| serde_json::from_value(source.position.clone()).ok())
-                .collect(),
-            watermark: computed.watermark,
-            oldest_late: computed.oldest_late,
-            state_bytes: computed.state_bytes,
-            keys_held: computed.keys_held,
-        }
-    }
-}
+type Flight = SpawnedTask<Result<Committed, PipelineError>>;

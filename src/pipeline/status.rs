@@ -42,7 +42,7 @@ pub struct PipelineStatus {
     pub keys_held: u64,
     /// Bytes written as rows of the table.
     pub bytes_written: u64,
-    /// Time the commits took together, in microseconds.
+    /// Time the commits took together, in microseconds, without what was written ahead of them.
     pub commit_us: u64,
 }
 
