@@ -468,19 +468,21 @@ impl DeltaTable {
     }
 }
 
-/// Sets the keys of new files in the index, off the async worker.
+/// Sets the keys of new files in the index; many of them off the async worker.
 async fn apply_files(
     mut index: KeyIndex,
     files: &[Arc<StagedFile>],
     first: u32,
 ) -> Result<(KeyIndex, Applied), DeltaError> {
-    let staged = files.to_vec();
-    let probe = SpawnedTask::spawn_blocking(move || {
+    let rows = files.iter().map(|file| file.hashes.len()).sum();
+    let (is_quick, staged) = (index.is_quick(rows), files.to_vec());
+    let probe = move || {
         let hashes: Vec<&[u128]> = staged.iter().map(|file| file.hashes.as_slice()).collect();
         let upserted = index.upsert_files(&hashes, first, threads())?;
         Ok((index, upserted))
-    });
-    let (index, upserted) = join(probe).await?;
+    };
+    let probed = if is_quick { probe() } else { join(SpawnedTask::spawn_blocking(probe)).await };
+    let (index, upserted) = probed?;
     Ok((index, Applied::of_files(files.to_vec(), upserted)))
 }
 

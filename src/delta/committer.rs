@@ -13,7 +13,7 @@
 use super::actions::Actions;
 use super::actions::Descriptor;
 use super::log::Change;
-use crate::store::{Location, write_ahead};
+use crate::store::Location;
 use crate::types::Clock;
 use bytes::Bytes;
 use delta_kernel::committer::{CommitMetadata, CommitResponse, Committer, PublishMetadata};
@@ -21,7 +21,7 @@ use delta_kernel::engine::to_json_bytes;
 use delta_kernel::{
     Engine, FileMeta, FilteredEngineData, KernelError, KernelResult, KernelResultIterator,
 };
-use object_store::{Error, ObjectStore, ObjectStoreExt};
+use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode};
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -77,22 +77,18 @@ impl OnceCommitter {
         self.sent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends `bytes`; they are read back while the uploads that they name go on.
+    /// Sends `bytes`, once all that they name is there.
     async fn send(&self, version: u64, bytes: &Bytes) -> Result<Found, Error> {
         let path = self.location.path(&format!("_delta_log/{version:020}.json"));
-        let (options, uploaded, actions) =
-            futures::join!(write_ahead(&self.location, &path, bytes), self.uploaded(), async {
-                Actions::parse(version, bytes)
-            });
-        uploaded?;
         let unreadable = |error| Error::Generic { store: "log", source: Box::new(error) };
-        self.sent().actions = actions.map_err(unreadable)?;
+        self.sent().actions = Actions::parse(version, bytes).map_err(unreadable)?;
+        self.uploaded().await?;
         let store = &self.location.store_once;
         let mut wait = Duration::from_millis(50);
         let mut tries = 0;
         loop {
             tries += 1;
-            let sent = store.put_opts(&path, bytes.clone().into(), options.clone()).await;
+            let sent = store.put_opts(&path, bytes.clone().into(), PutMode::Create.into()).await;
             let Err(error) = sent else { return Ok(Found::Committed) }; // A
             tracing::debug!(version, %error, "a commit was not answered with OK");
             let last = tries == TRIES;

@@ -17,6 +17,8 @@ use std::sync::Arc;
 pub(super) const SHARDS: usize = 64;
 /// An epoch of fewer rows is done by one thread: starting others would take as long.
 const ROWS_MIN: usize = 50_000;
+/// Rows that are set in less than a millisecond.
+const QUICK_ROWS: usize = 2_000;
 /// Rows whose searches overlap their cache misses.
 const BLOCK_ROWS: usize = 32;
 /// Files whose keys are read side by side.
@@ -165,6 +167,11 @@ impl KeyIndex {
             all.add(own?);
         }
         Ok(all)
+    }
+
+    /// Whether `rows` rows are sooner set than handed to another thread.
+    pub(super) fn is_quick(&self, rows: usize) -> bool {
+        rows <= QUICK_ROWS && !self.has_cold()
     }
 
     /// Moves keys to the rows of new files, as `upsert_files`, if they are where these rows were;

@@ -78,17 +78,15 @@ impl Ledger for DeltaTable {
         let mut writer = self.writer.lock().await;
         for _ in 0..RACES_MAX {
             self.prepare(&mut writer).await?;
-            let apps = [fence_of(&pipeline), pipeline.to_string()];
-            let ([fence, last], domains) = self.log.words(&writer.snapshot, apps).await?;
-            let owner = Incarnation(fence.unwrap_or_default().unsigned_abs());
-            if owner > incarnation {
-                return Ok(Outcome::Fenced { by: owner }); // A
+            let mut words = self.words_of(&mut writer, &pipeline).await?;
+            if words.owner > incarnation {
+                return Ok(Outcome::Fenced { by: words.owner }); // A
             }
-            let expected = Epoch(last.unwrap_or_default().unsigned_abs()).next();
+            let expected = words.last.next();
             if expected != epoch {
                 return Err(CommitError::Gap { expected, proposed: epoch }); // E
             }
-            self.refuse_other_rows(&writer, &named_in(domains)?, (&pipeline, &manifest))?; // F
+            self.refuse_other_rows(&writer, &words.named, (&pipeline, &manifest))?; // F
             let txns = vec![
                 (pipeline.to_string(), epoch.0 as i64),
                 (format!("{pipeline}/incarnation"), incarnation.0 as i64),
@@ -98,6 +96,9 @@ impl Ledger for DeltaTable {
             if let Some(Written { version, changed, .. }) =
                 self.apply(&mut writer, &rows, change).await?
             {
+                words.named.retain(|(own, _)| *own != pipeline);
+                words.named.push((pipeline.clone(), manifest));
+                writer.words = Some(Words { version, pipeline, last: epoch, ..words });
                 self.maintain(&mut writer, Pace::Beside).await;
                 return Ok(Outcome::Committed { version, changed }); // B
             }
@@ -149,7 +150,40 @@ impl Ledger for DeltaTable {
     }
 }
 
+/// What the log says of a pipeline, and whose manifests it names, at a version that we wrote.
+#[derive(Debug)]
+pub(super) struct Words {
+    version: u64,
+    pipeline: PipelineId,
+    owner: Incarnation,
+    last: Epoch,
+    named: Vec<(PipelineId, ManifestRef)>,
+}
+
 impl DeltaTable {
+    /// What the log says of the pipeline at the writer's snapshot; our last commit said it if that
+    /// is where the writer still is.
+    async fn words_of(
+        &self,
+        writer: &mut Writer,
+        pipeline: &PipelineId,
+    ) -> Result<Words, CommitError> {
+        let version = writer.snapshot.version();
+        let is_here = |words: &Words| words.version == version && words.pipeline == *pipeline;
+        if let Some(words) = writer.words.take().filter(is_here) {
+            return Ok(words);
+        }
+        let apps = [fence_of(pipeline), pipeline.to_string()];
+        let ([fence, last], domains) = self.log.words(&writer.snapshot, apps).await?;
+        Ok(Words {
+            version,
+            pipeline: pipeline.clone(),
+            owner: Incarnation(fence.unwrap_or_default().unsigned_abs()),
+            last: Epoch(last.unwrap_or_default().unsigned_abs()),
+            named: named_in(domains)?,
+        })
+    }
+
     /// The manifests that the domains of `snapshot` name.
     pub(super) async fn named(
         &self,

@@ -35,9 +35,9 @@ use delta_kernel_default_engine::parquet::DataFileMetadata;
 use delta_kernel_default_engine::stats::collect_stats;
 use delta_kernel_default_engine::{DefaultEngine, DefaultEngineBuilder, build_add_file_metadata};
 use object_store::{Error, ObjectStoreExt};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::runtime::Handle;
 
 /// Names and configurations.
@@ -48,6 +48,9 @@ type Kernel = DefaultEngine<TokioMultiThreadExecutor>;
 /// Columns of which a file has statistics, as is Delta's default.
 const STATS_COLUMNS: usize = 32;
 
+/// Checksums that are written beside commits before one of them is waited for.
+const CHECKSUMS_MAX: usize = 4;
+
 const ENGINE: &str = concat!("onefold/", env!("CARGO_PKG_VERSION"));
 
 /// The log of one table.
@@ -56,8 +59,8 @@ pub(super) struct DeltaLog {
     location: Location,
     clock: Arc<dyn Clock>,
     kernel: Arc<Kernel>,
-    /// What is written beside the work that follows a commit.
-    checksum: Arc<Mutex<Option<Checksum>>>,
+    /// What is written beside the work that follows a commit, oldest first.
+    checksums: Arc<Mutex<VecDeque<Checksum>>>,
 }
 
 struct Checksum {
@@ -113,7 +116,7 @@ impl DeltaLog {
         let kernel = DefaultEngineBuilder::new(Arc::clone(&location.store))
             .with_task_executor(executor)
             .build();
-        Self { location, clock, kernel: Arc::new(kernel), checksum: Arc::default() }
+        Self { location, clock, kernel: Arc::new(kernel), checksums: Arc::default() }
     }
 
     /// The newest snapshot; `None` if there is no table.
@@ -189,7 +192,7 @@ impl DeltaLog {
         snapshot: SnapshotRef,
         change: Arc<Change>,
     ) -> Result<Answer, DeltaError> {
-        let snapshot = self.with_checksum(snapshot).await;
+        let snapshot = self.known_sums(snapshot).await;
         let kernel = Arc::clone(&self.kernel);
         let committer = self.committer().with_change(Arc::clone(&change));
         let url = self.location.url.clone();
@@ -228,21 +231,36 @@ impl DeltaLog {
             Ok(next.write_checksum(kernel.as_ref()).map(|(_, with_checksum)| with_checksum)?)
         });
         let begun = Checksum { version: snapshot.version(), task };
-        *self.checksum.lock().unwrap_or_else(PoisonError::into_inner) = Some(begun);
+        self.checksums().push_back(begun);
     }
 
-    /// `snapshot` with its checksum, once that is written; from it the next one can be told.
-    pub(super) async fn with_checksum(&self, snapshot: SnapshotRef) -> SnapshotRef {
-        let begun = self.checksum.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Checksum { version, task }) = begun else { return snapshot };
-        match join(task).await {
-            Ok(with_checksum) if version == snapshot.version() => with_checksum,
-            Ok(_) => snapshot,
-            Err(error) => {
-                tracing::warn!(version, %error, "no version checksum");
-                snapshot
-            }
+    /// `snapshot`, with what the next checksum can be told from. Where it knows that already,
+    /// checksums that are on their way are not waited for, unless there are many.
+    async fn known_sums(&self, snapshot: SnapshotRef) -> SnapshotRef {
+        if snapshot.get_file_stats_if_present().is_none() {
+            return self.with_checksum(snapshot).await;
         }
+        let oldest = {
+            let mut all = self.checksums();
+            if all.len() < CHECKSUMS_MAX { None } else { all.pop_front() }
+        };
+        match oldest {
+            Some(oldest) => oldest.written(snapshot).await,
+            None => snapshot,
+        }
+    }
+
+    /// `snapshot` with its checksum, once all that were begun are written.
+    pub(super) async fn with_checksum(&self, mut snapshot: SnapshotRef) -> SnapshotRef {
+        let begun = std::mem::take(&mut *self.checksums());
+        for checksum in begun {
+            snapshot = checksum.written(snapshot).await;
+        }
+        snapshot
+    }
+
+    fn checksums(&self) -> MutexGuard<'_, VecDeque<Checksum>> {
+        self.checksums.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes a checkpoint of `snapshot`.
@@ -331,6 +349,21 @@ impl DeltaLog {
         work: impl FnOnce() -> Result<T, DeltaError> + Send + 'static,
     ) -> Result<T, DeltaError> {
         join(SpawnedTask::spawn_blocking(work)).await
+    }
+}
+
+impl Checksum {
+    /// Waits for it; `snapshot` then has it, if it is its own.
+    async fn written(self, snapshot: SnapshotRef) -> SnapshotRef {
+        let Self { version, task } = self;
+        match join(task).await {
+            Ok(with_checksum) if version == snapshot.version() => with_checksum,
+            Ok(_) => snapshot,
+            Err(error) => {
+                tracing::warn!(version, %error, "no version checksum");
+                snapshot
+            }
+        }
     }
 }
 

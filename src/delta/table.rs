@@ -4,6 +4,7 @@ use super::DeltaError;
 use super::checks::{CHECKS, CheckDefinition, Checks, foreign_checks};
 use super::files::Files;
 use super::index::KeyIndex;
+use super::ledger::Words;
 use super::log::{DeltaLog, property, table_id};
 use super::memory::{Memory, STATE_DOMAIN};
 use super::metadata::TableWords;
@@ -117,6 +118,8 @@ pub(super) struct Writer {
     pub(super) memory: Option<Memory>,
     /// Rows of keys that are there twice, by another writer; our next commit masks them.
     pub(super) owed: Owed,
+    /// What our last commit of an epoch says.
+    pub(super) words: Option<Words>,
     /// Keys changed since the index was last saved.
     pub(super) changed: u64,
     /// Keys that the last commit of rows changed.
@@ -192,6 +195,7 @@ impl DeltaTable {
             index: None,
             memory: None,
             owed: Owed::new(),
+            words: None,
             changed: 0,
             changed_last: 0,
             saving: None,
@@ -331,6 +335,7 @@ impl DeltaTable {
         if head.version() != writer.snapshot.version() || writer.is_unknown {
             writer.is_altered |= TableWords::of(&head) != self.words;
             writer.memory = None;
+            writer.words = None;
             if !writer.is_unknown && self.keeps_files(&writer.snapshot, &head).await? {
                 writer.snapshot = head;
                 writer.listed = listed;

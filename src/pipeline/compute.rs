@@ -67,8 +67,12 @@ pub(super) async fn compute(
     let mut folded = None;
     let mut judged: HashMap<u64, Judged> = HashMap::new();
     let mut added = Vec::with_capacity(operators.len());
-    for operator in operators {
-        let changes = operator.memory.finish_epoch(reaches(operator))?;
+    let finishes = operators.iter().map(|operator| {
+        let (memory, watermark) = (Arc::clone(&operator.memory), reaches(operator));
+        SpawnedTask::spawn_blocking(move || memory.finish_epoch(watermark))
+    });
+    for finish in finishes.collect::<Vec<_>>() {
+        let changes = joined(finish).await??;
         for (ordinal, counts) in &changes.judged {
             judged.entry(*ordinal).or_default().add(counts);
         }
@@ -117,10 +121,13 @@ async fn execute(
     }
     let mut rows = Vec::with_capacity(partitions);
     for task in tasks {
-        let batches = task.join_unwind().await;
-        rows.push(batches.map_err(|error| DataFusionError::External(Box::new(error)))??);
+        rows.push(joined(task).await??);
     }
     Ok((rows, epoch.is_one_to_one))
+}
+
+async fn joined<T: Send + 'static>(task: SpawnedTask<T>) -> Result<T, DataFusionError> {
+    task.join_unwind().await.map_err(|error| DataFusionError::External(Box::new(error)))
 }
 
 /// Rows that came out, by the ordinal of the partition they came from.

@@ -29,7 +29,7 @@ pub(super) struct Published {
 pub(super) struct Prepared {
     /// What the epoch after it builds on.
     pub(super) published: Published,
-    pub(super) progress: Progress,
+    progress: Progress,
     proposal: Proposal,
     ledger: Vec<LedgerRow>,
 }
@@ -47,6 +47,8 @@ pub(super) struct Progress {
 /// A committed epoch.
 #[derive(Debug)]
 pub(super) struct Committed {
+    /// What the epoch after it builds on.
+    pub(super) published: Published,
     pub(super) progress: Progress,
     pub(super) version: u64,
     pub(super) changed: RowsChanged,
@@ -105,16 +107,16 @@ pub(super) async fn prepare(
 ///
 /// Whether the epoch is committed is unknown, as after an error.
 pub(super) async fn commit(
-    parts: PipelineParts,
+    parts: &PipelineParts,
     prepared: Prepared,
 ) -> Result<Committed, PipelineError> {
     let began = parts.clock.monotonic();
-    let Prepared { progress, proposal, ledger, .. } = prepared;
+    let Prepared { published, progress, proposal, ledger } = prepared;
     match parts.ledger.commit(proposal).await? {
-        Outcome::Fenced { by } => Err(PipelineError::Fenced { pipeline: parts.id, by }),
+        Outcome::Fenced { by } => Err(PipelineError::Fenced { pipeline: parts.id.clone(), by }),
         Outcome::Committed { version, changed } => {
             let commit_us = parts.clock.monotonic().saturating_sub(began).as_micros() as u64;
-            Ok(Committed { progress, version, changed, ledger, commit_us })
+            Ok(Committed { published, progress, version, changed, ledger, commit_us })
         }
     }
 }

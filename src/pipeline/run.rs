@@ -1,16 +1,16 @@
 //! `Pipeline`: what drives epochs one after the other.
 
 use super::collect::Collected;
-use super::compute::compute;
+use super::compute::{Computed, compute};
 use super::open::{OpenedPipeline, open};
-use super::publish::{Committed, Prepared, commit, prepare};
+use super::publish::{Committed, Published, commit, prepare};
 use super::{PipelineError, PipelineParts, PipelineStatus};
 use crate::types::{Epoch, PipelineId};
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::error::DataFusionError;
 use std::future::Future;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 /// A pipeline that owns its name in its table.
 ///
@@ -100,12 +100,13 @@ impl Pipeline {
         let mut collected = Collected::new(opened.sources.len());
         let mut never = std::future::pending();
         let next = self.core.next(&mut opened, &mut collected, Pace::Drain, &mut never).await?;
-        let Next::Epoch(prepared) = next else {
+        let Next::Epoch(computed) = next else {
             self.open = Some(opened);
             return Ok(EpochOutcome::Idle);
         };
-        let committed = commit(self.core.parts.clone(), *prepared).await?;
-        let rows = committed.ledger.iter().map(|row| row.rows_read).sum();
+        let rows = computed.ledger.iter().map(|row| row.rows_read).sum();
+        let prepared = prepare(&self.core.parts, opened.published.clone(), *computed).await?;
+        let committed = commit(&self.core.parts, prepared).await?;
         let (epoch, version) = self.core.settle(&mut opened, committed).await?;
         self.open = Some(opened);
         Ok(EpochOutcome::Committed { epoch, version, rows })
@@ -148,12 +149,16 @@ impl Pipeline {
                 (Until::Told, None) => Pace::Wait,
             };
             let next = self.core.next(&mut opened, &mut collected, pace, &mut told).await;
+            let launch = |computed: Box<Computed>| {
+                self.core.launch(&opened.published, flight.as_mut(), *computed)
+            };
+            let next = next.map(|next| next.map(launch));
             if let Some(flight) = flight.take() {
                 // An error of the epoch before comes first: what was computed after it is void.
                 self.core.land(&mut opened, flight).await?;
             }
             match next? {
-                Next::Epoch(prepared) => flight = Some(self.core.launch(*prepared)),
+                Next::Epoch(launched) => flight = Some(launched.cleared()),
                 Next::Nothing if pace == Pace::Overlap => {}
                 // What was read and not committed is read again by the next opening.
                 Next::Told if collected.has_moved => {
@@ -175,12 +180,33 @@ impl Pipeline {
 }
 
 impl Core {
-    fn launch(&self, prepared: Prepared) -> Flight {
-        SpawnedTask::spawn(commit(self.parts.clone(), prepared))
+    /// Sends an epoch on its way. What it names is written while the one before is committed; it
+    /// is itself committed when it is cleared.
+    fn launch(
+        &self,
+        settled: &Published,
+        before: Option<&mut Flight>,
+        computed: Computed,
+    ) -> Flight {
+        let (parts, settled) = (self.parts.clone(), settled.clone());
+        let before = before.and_then(|flight| flight.published.take());
+        let (prepared_tx, prepared_rx) = oneshot::channel();
+        let (cleared_tx, cleared_rx) = oneshot::channel();
+        let task = SpawnedTask::spawn(async move {
+            let published = match before {
+                Some(before) => before.await.map_err(|_| PipelineError::Stopped)?,
+                None => settled,
+            };
+            let prepared = prepare(&parts, published, computed).await?;
+            drop(prepared_tx.send(prepared.published.clone()));
+            cleared_rx.await.map_err(|_| PipelineError::Stopped)?;
+            commit(&parts, prepared).await
+        });
+        Flight { published: Some(prepared_rx), clearance: Some(cleared_tx), task }
     }
 
     async fn land(&self, opened: &mut OpenedPipeline, flight: Flight) -> Result<(), PipelineError> {
-        let committed = flight.join_unwind().await;
+        let committed = flight.task.join_unwind().await;
         let committed = committed.map_err(|error| DataFusionError::External(Box::new(error)))?;
         self.settle(opened, committed?).await.map(|_| ())
     }
@@ -190,7 +216,8 @@ impl Core {
         opened: &mut OpenedPipeline,
         committed: Committed,
     ) -> Result<(Epoch, u64), PipelineError> {
-        let Committed { version, progress, .. } = committed;
+        let Committed { published, version, progress, .. } = committed;
+        opened.published = published;
         opened.version = version;
         opened.epoch = opened.epoch.next();
         for (source, position) in opened.sources.iter_mut().zip(&progress.positions) {
@@ -223,14 +250,14 @@ impl Core {
         Ok((epoch, version))
     }
 
-    /// The next epoch, computed, and with all its files written.
+    /// The next epoch, computed.
     async fn next(
         &self,
         opened: &mut OpenedPipeline,
         collected: &mut Collected,
         pace: Pace,
         told: &mut (impl Future<Output = ()> + Unpin + Send),
-    ) -> Result<Next, PipelineError> {
+    ) -> Result<Next<Box<Computed>>, PipelineError> {
         let (settings, clock) = (&self.parts.settings, &self.parts.clock);
         loop {
             let polled = tokio::select! {
@@ -265,9 +292,7 @@ impl Core {
         let (planner, operators) = (&self.parts.planner, &self.parts.operators);
         let ready = std::mem::replace(collected, Collected::new(opened.sources.len()));
         let computed = compute(planner, operators, &mut opened.sources, ready).await?;
-        let prepared = prepare(&self.parts, opened.published.clone(), computed).await?;
-        opened.published = prepared.published.clone();
-        Ok(Next::Epoch(Box::new(prepared)))
+        Ok(Next::Epoch(Box::new(computed)))
     }
 }
 
@@ -284,11 +309,38 @@ enum Pace {
 
 /// What came of looking for the next epoch.
 #[derive(Debug)]
-enum Next {
-    Epoch(Box<Prepared>),
+enum Next<T> {
+    Epoch(T),
     Nothing,
     Told,
 }
 
+impl<T> Next<T> {
+    fn map<U>(self, epoch: impl FnOnce(T) -> U) -> Next<U> {
+        match self {
+            Self::Epoch(own) => Next::Epoch(epoch(own)),
+            Self::Nothing => Next::Nothing,
+            Self::Told => Next::Told,
+        }
+    }
+}
+
 /// An epoch on its way.
-type Flight = SpawnedTask<Result<Committed, PipelineError>>;
+#[derive(Debug)]
+struct Flight {
+    /// What the epoch after it builds on, once its files are written; taken by that one.
+    published: Option<oneshot::Receiver<Published>>,
+    /// Says that the epoch before is known to be committed.
+    clearance: Option<oneshot::Sender<()>>,
+    task: SpawnedTask<Result<Committed, PipelineError>>,
+}
+
+impl Flight {
+    /// The same, told that the epoch before is known to be committed.
+    fn cleared(mut self) -> Self {
+        if let Some(clearance) = self.clearance.take() {
+            clearance.send(()).ok();
+        }
+        self
+    }
+}

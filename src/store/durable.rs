@@ -2,7 +2,8 @@
 //!
 //! Caches are the exception: what is noticed and rebuilt when it is torn needs no fsync.
 
-use super::staging::{Ahead, Staging};
+use super::staging::Staging;
+use super::unsynced::Unsynced;
 use async_trait::async_trait;
 use datafusion::common::runtime::SpawnedTask;
 use futures::stream::BoxStream;
@@ -17,6 +18,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path as FilePath, PathBuf};
+use std::sync::Arc;
 
 const STORE: &str = "DurableLocal";
 
@@ -25,7 +27,8 @@ const STORE: &str = "DurableLocal";
 struct Unread;
 
 /// Options of a write under a fresh name that nobody reads before another object names it: then a
-/// local file need not appear all at once, which saves half of its fsyncs. Other stores do not care.
+/// local file need not appear all at once, and a small one only gets to disk with the next object
+/// that the same store writes otherwise, before that has its name. Other stores do not care.
 #[must_use]
 pub fn unread() -> PutOptions {
     let mut options = PutOptions::default();
@@ -33,10 +36,12 @@ pub fn unread() -> PutOptions {
     options
 }
 
-/// The local file system; what a write returned for is on disk, names included, unless it is a cache.
+/// The local file system; what a write returned for is on disk, names included, unless it is a
+/// cache, or a small object that was written [`unread`] and that no other can name yet.
 #[derive(Debug, Default)]
 pub struct DurableLocal {
     inner: LocalFileSystem,
+    unsynced: Arc<Unsynced>,
 }
 
 impl DurableLocal {
@@ -75,21 +80,17 @@ impl ObjectStore for DurableLocal {
             return self.inner.put_opts(location, payload, options).await; // says why it cannot
         }
         let path = self.path_of(location)?;
+        let unsynced = Arc::clone(&self.unsynced);
         if options.extensions.get::<Unread>().is_some() {
-            blocking(move || write_in_place(&path, &payload)).await?;
+            blocking(move || write_in_place(&path, &payload, &unsynced)).await?;
             return Ok(PutResult { e_tag: None, version: None });
         }
         let replaces = options.mode == PutMode::Overwrite;
-        let ahead = options.extensions.get::<Ahead>().filter(|_| !replaces);
-        let ahead = ahead.and_then(|ahead| ahead.take(&path, &payload));
-        let keeps = !is_rebuilt(location);
+        let unsynced = Some(unsynced).filter(|_| !is_rebuilt(location));
         let write = move || {
             // A reader sees the whole file or none.
-            let staging = match ahead {
-                Some(staging) => staging,
-                None => Staging::write(&path, &payload, keeps).map_err(generic)?,
-            };
-            staging.name(replaces).map_err(|error| taken(&path, error))
+            let staging = Staging::write(&path, &payload).map_err(generic)?;
+            staging.name(replaces, unsynced.as_deref()).map_err(|error| taken(&path, error))
         };
         blocking(write).await?;
         Ok(PutResult { e_tag: None, version: None })
@@ -160,7 +161,7 @@ impl MultipartUpload for DurableUpload {
 }
 
 /// Writes to the file's own name, where a crash can leave half of it.
-fn write_in_place(path: &FilePath, payload: &PutPayload) -> Result<()> {
+fn write_in_place(path: &FilePath, payload: &PutPayload, unsynced: &Unsynced) -> Result<()> {
     let create = || match File::create(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             create_folders(path)?;
@@ -171,8 +172,9 @@ fn write_in_place(path: &FilePath, payload: &PutPayload) -> Result<()> {
     let write = || {
         let mut file = create()?;
         payload.iter().try_for_each(|part| file.write_all(part))?;
+        let Err(file) = unsynced.take(file, path, payload.content_length()) else { return Ok(()) };
         file.sync_all()?;
-        sync_folder(path)
+        sync_folder_of(path)
     };
     write().map_err(generic)
 }
@@ -204,7 +206,7 @@ pub(super) fn create_folders(path: &FilePath) -> io::Result<()> {
     for folder in missing.iter().rev() {
         match std::fs::create_dir(folder) {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
-            _ => sync_folder(folder)?,
+            _ => sync_folder_of(folder)?,
         }
     }
     Ok(())
@@ -212,14 +214,16 @@ pub(super) fn create_folders(path: &FilePath) -> io::Result<()> {
 
 fn sync_file_and_folder(path: &FilePath) -> io::Result<()> {
     File::open(path)?.sync_all()?;
-    sync_folder(path)
+    sync_folder_of(path)
 }
 
-pub(super) fn sync_folder(path: &FilePath) -> io::Result<()> {
-    match path.parent() {
-        Some(folder) if cfg!(unix) => File::open(folder)?.sync_all(),
-        _ => Ok(()), // elsewhere a folder cannot be opened as a file
-    }
+pub(super) fn sync_folder_of(path: &FilePath) -> io::Result<()> {
+    path.parent().map_or(Ok(()), sync_folder)
+}
+
+pub(super) fn sync_folder(folder: &FilePath) -> io::Result<()> {
+    // Elsewhere a folder cannot be opened as a file.
+    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
 fn generic(error: io::Error) -> Error {

@@ -11,8 +11,9 @@
 //! # Invariants
 //!
 //! 1. What a `put` on a [`Location`] returned for survives a crash of the machine: local files and
-//!    their folders are fsynced. Caches that are checked when they are read are the exception:
-//!    version checksums and saved key indexes.
+//!    their folders are fsynced. Caches that are checked when they are read are an exception:
+//!    version checksums and saved key indexes. So are small objects that were put [`unread`]: they
+//!    survive once a later object, which is what could name them, does.
 //! 2. `store_once` sends each request at most once.
 //!
 //! # Not here
@@ -25,6 +26,7 @@ mod location;
 mod parquet;
 mod probe;
 mod staging;
+mod unsynced;
 mod whole;
 
 pub use durable::{DurableLocal, unread};
@@ -32,5 +34,4 @@ pub use error::StoreError;
 pub use location::{Location, is_store_option, open_location};
 pub use parquet::ParquetObject;
 pub use probe::probe_put_if_absent;
-pub use staging::write_ahead;
 pub use whole::{WholeError, read_whole, sha256_of};

@@ -167,7 +167,10 @@ impl ExecutionPlan for DedupEpochExec {
             let run = run.get_or_init(|| async move {
                 judge.run(input, context, metrics).await.map_err(Arc::new)
             });
-            match run.await {
+            let ran = run.await;
+            // Whoever ran it has woken the others, which would wait on its thread.
+            tokio::task::yield_now().await;
+            match ran {
                 Ok(outputs) => {
                     let mut own = outputs[partition].lock().unwrap_or_else(PoisonError::into_inner);
                     Ok(futures::stream::iter(std::mem::take(&mut *own)).map(Ok))
@@ -261,6 +264,7 @@ impl EpochJudge {
             }
             first += batch.num_rows() as u64;
             batches.push((batch, facts));
+            tokio::task::yield_now().await; // rows in memory would be read without a pause
         }
         self.memory.record(late);
         Ok(Held { batches, rows })

@@ -206,6 +206,9 @@ impl Local {
                     self.folds.iter().map(Fold::bytes).sum::<usize>() + passed.sum::<usize>();
                 self.reservation.try_resize(held)?;
             }
+            // Rows that are in memory would be read without a pause, and whoever was woken by this
+            // thread waits for one.
+            tokio::task::yield_now().await;
         }
         let mut folded = self.passed;
         for (rows, fold) in folded.iter_mut().zip(self.folds) {

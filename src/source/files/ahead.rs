@@ -68,6 +68,7 @@ impl Ahead {
                 if sender.send((next, taken)).await.is_err() || is_last {
                     return;
                 }
+                tokio::task::yield_now().await; // decoding knows no pause of its own
             }
         });
         Self { batches, path, _task: task }
