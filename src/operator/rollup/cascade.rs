@@ -78,5 +78,5 @@ fn coarser(
     let pick = |column: &ArrayRef| take(column, &firsts, None);
     let groups = groups.iter().map(pick).collect::<Result<Vec<_>, _>>()?;
     let ends = shape.ends(set, &groups, firsts.len())?;
-    shape.rows((&own, end_or_open(&ends)), groups, merged).map(Some)
+    shape.rows((&own, end_or_open(ends)), groups, merged).map(Some)
 }

@@ -68,7 +68,7 @@ impl Fold {
             && PackedTable::takes(&types.collect::<Vec<DataType>>());
         let ids = if is_packed {
             let seed = u128::from_le_bytes(shape.memory.hash_key()) as u64;
-            Ids::Packed(PackedTable::new(expected, seed))
+            Ids::Packed(PackedTable::new(expected, shape.group_columns(), seed))
         } else {
             let mut ids = KeyTable::new();
             ids.reserve(expected);
@@ -126,23 +126,8 @@ impl Fold {
         match &mut self.ids {
             Ids::Packed(table) => {
                 let words = Words::try_new(rows.groups)?;
-                let mut groups = Vec::with_capacity(BLOCK_ROWS);
-                for block in blocks {
-                    groups.clear();
-                    groups.extend(block.clone().map(|row| words.at(row)));
-                    for group in &groups {
-                        touched ^= u64::from(table.touch(*group));
-                    }
-                    for (row, group) in block.zip(&groups) {
-                        let next = self.ends.len() as u32;
-                        let id = table.find_or_insert(*group, next);
-                        if id == next {
-                            self.ends.push(rows.ends[row]);
-                            fresh.push(row as u32);
-                        }
-                        ids.push(id as usize);
-                    }
-                }
+                table.number(&words, self.ends.len() as u32, &mut ids, &mut fresh);
+                self.ends.extend(fresh.iter().map(|row| rows.ends[*row as usize]));
             }
             Ids::Hashed(table) => {
                 let hashes = hashes_of(&self.shape, rows, &mut hashes)?;
@@ -172,7 +157,7 @@ impl Fold {
         match &self.ids {
             Ids::Packed(table) => {
                 let words = Words::try_new(rows.groups)?;
-                Ok((0..rows.ends.len()).map(|row| table.get(words.at(row))).collect())
+                Ok((0..rows.ends.len()).map(|row| table.get(&words, row)).collect())
             }
             Ids::Hashed(table) => {
                 let mut hashes = Vec::new();

@@ -210,7 +210,7 @@ impl Windows {
             groups.push(concat(&parts)?);
         }
         let ends = shape.ends(set, &groups, count)?;
-        shape.rows((&self.hashes, end_or_open(&ends)), groups, merged)
+        shape.rows((&self.hashes, end_or_open(ends)), groups, merged)
     }
 }
 

@@ -5,12 +5,13 @@ use super::fold::{Fold, Rows};
 use super::hop::HopColumn;
 use super::session;
 use super::shape::{RollupShape, end_or_open};
+use super::window::NO_END;
 use crate::state::{Judged, hashes_of};
 use crate::types::{EventTime, Position};
 use arrow::array::cast::AsArray;
 use arrow::array::types::{Int64Type, UInt64Type};
-use arrow::array::{Array, ArrayRef, BooleanArray};
-use arrow::compute::{filter, filter_record_batch};
+use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, UInt64Array};
+use arrow::compute::{filter, filter_record_batch, max};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -244,7 +245,7 @@ impl Local {
                 let kept = groups.iter().map(|column| filter(column, keep));
                 let watermarks = filter(&hidden[1], keep)?;
                 let ends = ends.into_iter().zip(keep.values()).filter(|(_, keep)| *keep);
-                let ends = ends.map(|(end, _)| end).collect();
+                let ends: Vec<i64> = ends.map(|(end, _)| end).collect();
                 let kept = kept.collect::<Result<Vec<_>, _>>()?;
                 (filter_record_batch(batch, keep)?, kept, ends, watermarks)
             }
@@ -282,8 +283,8 @@ impl Local {
                     hop.tell_apart(&mut hashes, &groups[hop.column], ends)?;
                     ends.clone()
                 }
-                _ if *set.present == *finest.present => end_or_open(&ends),
-                _ => end_or_open(&shape.ends(set, &groups, rows)?),
+                _ if *set.present == *finest.present => ends.clone(),
+                _ => end_or_open(shape.ends(set, &groups, rows)?),
             };
             let hashes = own.hop.map(|_| hashes.as_slice());
             let own = Rows { hashes, ends: &ends, groups: &groups, arguments: &arguments };
@@ -311,9 +312,13 @@ impl Local {
     }
 
     /// Counts the rows by partition; returns which are not too late, if any is.
-    fn judge(&mut self, hidden: &[ArrayRef], ends: &[Option<i64>]) -> Option<BooleanArray> {
+    fn judge(&mut self, hidden: &[ArrayRef], ends: &[i64]) -> Option<BooleanArray> {
         let positions = hidden[0].as_primitive::<UInt64Type>();
         let watermarks = hidden[1].as_primitive::<Int64Type>();
+        if let Some(ordinal) = self.all_in_time(positions, watermarks, ends) {
+            *self.folded.entry(ordinal).or_default() += ends.len() as u64;
+            return None;
+        }
         let mut keep: Option<Vec<bool>> = None;
         let mut run = (0, 0);
         for (row, end) in ends.iter().enumerate() {
@@ -323,7 +328,7 @@ impl Local {
                 keep.get_or_insert_with(|| vec![true; ends.len()])[row] = false;
                 let counts = self.judged.entry(ordinal).or_default();
                 counts.rows_late += 1;
-                if let Some(end) = end {
+                if *end != NO_END {
                     let end = EventTime(*end);
                     counts.oldest_late = Some(counts.oldest_late.map_or(end, |own| own.min(end)));
                 }
@@ -339,18 +344,26 @@ impl Local {
         keep.map(BooleanArray::from)
     }
 
+    /// The partition of all rows, if they are of one, and none can be too late.
+    fn all_in_time(
+        &self,
+        positions: &UInt64Array,
+        watermarks: &Int64Array,
+        ends: &[i64],
+    ) -> Option<u64> {
+        let mut ordinals = positions.values().iter().map(|own| Position(*own).partition());
+        let ordinal = ordinals.next()?;
+        let earliest = ends.iter().copied().min()?;
+        let is_late = self.is_late(earliest, max(watermarks));
+        (!is_late && ordinals.fold(true, |is_one, own| is_one & (own == ordinal)))
+            .then_some(ordinal)
+    }
+
     /// Whether a row has no window, for want of a time, or came after its window was closed.
-    fn is_late(&self, end: Option<i64>, watermark: Option<i64>) -> bool {
+    fn is_late(&self, end: i64, watermark: Option<i64>) -> bool {
         let options = &self.shape.options;
-        match (end, watermark) {
-            (None, _) => true,
-            (Some(end), Some(watermark)) => {
-                let closes =
-                    end.saturating_add(options.lateness_us).saturating_add(options.delay_us);
-                closes <= watermark
-            }
-            (Some(_), None) => false,
-        }
+        let closes = end.saturating_add(options.lateness_us).saturating_add(options.delay_us);
+        end == NO_END || watermark.is_some_and(|watermark| closes <= watermark)
     }
 }
 

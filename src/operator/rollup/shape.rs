@@ -1,7 +1,7 @@
 //! What both halves of a rollup know: its groups, its aggregates, and the layout between them.
 
 use super::hop::HopColumn;
-use super::window::{WindowColumn, ends};
+use super::window::{NO_END, WindowColumn, ends};
 use super::{GlobalRollupExec, LocalRollupExec};
 use crate::key::KeyHasher;
 use crate::operator::DedupError;
@@ -157,7 +157,7 @@ impl RollupShape {
         set: &GroupingSet,
         groups: &[ArrayRef],
         rows: usize,
-    ) -> Result<Vec<Option<i64>>> {
+    ) -> Result<Vec<i64>> {
         let windows = self.expressions.windows.iter().copied();
         ends(groups, windows.filter(|window| set.present[window.column]), rows)
     }
@@ -207,8 +207,10 @@ impl RollupShape {
 }
 
 /// The end of a window, where a group may have none.
-pub(super) fn end_or_open(ends: &[Option<i64>]) -> Vec<i64> {
-    ends.iter().map(|end| end.unwrap_or(OPEN_END)).collect()
+pub(super) fn end_or_open(mut ends: Vec<i64>) -> Vec<i64> {
+    let missing = ends.iter_mut().filter(|end| **end == NO_END);
+    missing.for_each(|end| *end = OPEN_END);
+    ends
 }
 
 /// The hidden columns that a rollup shows above itself.

@@ -6,6 +6,9 @@ use arrow::array::{Array, ArrayRef};
 use chrono::{DateTime, Months};
 use datafusion::common::Result;
 
+/// Stands for the end of a window where there is none, for want of a time. It is before all others.
+pub(super) const NO_END: i64 = i64::MIN;
+
 /// How long a window is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum WindowStep {
@@ -36,30 +39,28 @@ pub struct WindowColumn {
     pub step: WindowStep,
 }
 
-/// The end of the first window of each group to end: `OPEN_END` without a window, and `None` where
+/// The end of the first window of each group to end: `OPEN_END` without a window, and [`NO_END`] where
 /// a column that holds one is NULL.
 pub(super) fn ends(
     groups: &[ArrayRef],
     windows: impl Iterator<Item = WindowColumn>,
     rows: usize,
-) -> Result<Vec<Option<i64>>> {
-    let mut ends = vec![Some(OPEN_END); rows];
+) -> Result<Vec<i64>> {
+    let mut ends = vec![OPEN_END; rows];
     for WindowColumn { column, step } in windows {
         let starts = to_micros(&groups[column])?;
         let mut last: Option<(i64, i64)> = None;
-        for (row, end) in ends.iter_mut().enumerate() {
-            let Some(known) = *end else { continue };
-            if starts.is_null(row) {
-                *end = None;
-                continue;
-            }
-            let start = starts.value(row);
+        for (end, start) in ends.iter_mut().zip(starts.values()) {
             let own = match last {
-                Some((same, own)) if same == start => own,
-                _ => step.end(start),
+                Some((same, own)) if same == *start => own,
+                _ => step.end(*start),
             };
-            last = Some((start, own));
-            *end = Some(known.min(own));
+            last = Some((*start, own));
+            *end = (*end).min(own);
+        }
+        if let Some(nulls) = starts.nulls() {
+            let unknown = ends.iter_mut().zip(nulls).filter(|(_, is_known)| !is_known);
+            unknown.for_each(|(end, _)| *end = NO_END);
         }
     }
     Ok(ends)
