@@ -33,4 +33,4 @@ pub use location::{Location, is_store_option, open_location};
 pub use parquet::ParquetObject;
 pub use probe::probe_put_if_absent;
 pub use staging::write_ahead;
-pub use whole::{WholeError, read_whole, sha256_of};
+pub use whole::{Sha256Sum, WholeError, read_pieces, read_whole, sha256_of};

@@ -23,15 +23,21 @@
 //! when one of its groups changes.
 
 mod aggregates;
+mod chunks;
 mod float_sum;
 mod format;
 mod held;
 mod memory;
+mod runs;
 mod sessions;
 mod shard;
 mod spill;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_files;
+#[cfg(test)]
+mod tests_sessions;
 
 pub use aggregates::{Aggregates, Part, is_bounded};
 pub use float_sum::FloatSum;
