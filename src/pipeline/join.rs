@@ -8,10 +8,10 @@
 //!
 //! # What it costs
 //!
-//! A join takes at least the 25 files' share of one tier, and what it writes is about as large as all of
-//! it, so an entry is written anew about once per tier and not at each join. Where entries take the
-//! place of others, files that hold more than four times the entries that count are joined all: by then
-//! three quarters of them were written since the last time, so that costs at most a third more writes.
+//! Many files of one size become one of the next, so an entry is written anew about once per tier, and
+//! a large file is left alone by small ones. Where entries take the place of others, all files become
+//! one once they hold more than four times the entries that count: three quarters of them came since
+//! that happened last, or were outdated by those, so that costs a third of a write for each.
 
 use super::PipelineError;
 use crate::state::{Joined, StateError};
@@ -52,7 +52,9 @@ impl Choice {
             return None;
         }
         let mut counts = vec![0_usize; tier(u64::MAX) + 1];
-        files.iter().for_each(|file| counts[tier(file.size_bytes)] += 1);
+        for file in files.iter() {
+            counts[tier(file.size_bytes)] += 1;
+        }
         let most = counts.iter().copied().max().unwrap_or_default();
         let fullest = counts.iter().position(|count| *count == most).unwrap_or_default();
         let joined: Vec<StateFile> =

@@ -112,37 +112,25 @@ impl Encoder {
     }
 }
 
-/// Reads what [`Encoder`] wrote, batch by batch. All is known to be right only once the last was read.
+/// Reads what [`Encoder`] wrote, batch by batch; nothing before all of it is known to be whole.
 pub(super) fn decode(
     file: &StateContent,
 ) -> Result<impl Iterator<Item = Result<RecordBatch, StateError>> + '_, StateError> {
     let bytes = file.bytes().checked_sub(TAIL_BYTES).ok_or_else(|| corrupt("it is cut off"))?;
-    let mut body = Summed::new(file.reader()?.take(bytes));
     let mut magic = [0; MAGIC.len()];
-    if body.read_exact(&mut magic).is_err() || magic != *MAGIC {
+    if file.reader()?.read_exact(&mut magic).is_err() || magic != *MAGIC {
         return Err(corrupt("it is not a file of rollup states"));
     }
-    let mut stream = Some(StreamReader::try_new(body, None)?);
-    Ok(std::iter::from_fn(move || {
-        let read = stream.as_mut()?.next();
-        let batch = match read {
-            Some(batch) => batch.map_err(StateError::from).and_then(checked),
-            None => ended(stream.take()?.get_mut()).err().map(Err)?,
-        };
-        if batch.is_err() {
-            stream = None;
-        }
-        Some(batch)
-    }))
-}
-
-/// Reads what is behind the stream, and compares the checksum.
-fn ended<R: Read>(body: &mut Summed<io::Take<R>>) -> Result<(), StateError> {
-    io::copy(body, &mut io::sink()).map_err(StateError::disk)?;
-    let mut tail = [0; TAIL_BYTES as usize];
-    let read = body.inner.get_mut().read_exact(&mut tail);
-    let is_right = read.is_ok() && body.sum.clone().finalize().to_le_bytes() == tail;
-    if is_right { Ok(()) } else { Err(corrupt("its checksum is wrong")) }
+    let (mut whole, mut sum, mut tail) = (file.reader()?, Summed::new(io::sink()), [0; 4]);
+    io::copy(&mut whole.by_ref().take(bytes), &mut sum).map_err(StateError::disk)?;
+    if whole.read_exact(&mut tail).is_err() || sum.sum.finalize().to_le_bytes() != tail {
+        return Err(corrupt("its checksum is wrong"));
+    }
+    drop(whole);
+    let mut stream = file.reader()?;
+    stream.read_exact(&mut magic).map_err(StateError::disk)?;
+    let batches = StreamReader::try_new(stream, None)?;
+    Ok(batches.map(|batch| batch.map_err(StateError::from).and_then(checked)))
 }
 
 fn checked(batch: RecordBatch) -> Result<RecordBatch, StateError> {
@@ -167,14 +155,6 @@ struct Summed<T> {
 impl<T> Summed<T> {
     fn new(inner: T) -> Self {
         Self { inner, sum: crc32fast::Hasher::new() }
-    }
-}
-
-impl<T: Read> Read for Summed<T> {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(bytes)?;
-        self.sum.update(&bytes[..count]);
-        Ok(count)
     }
 }
 

@@ -222,8 +222,8 @@ impl RollupMemory {
 
     /// Takes the rows of an empty shard.
     fn load(&self, number: usize, merged: &mut Merged) -> Result<(), StateError> {
-        let share = self.limit_bytes / ROLLUP_SHARDS as u64;
-        let mut rows = Gathered::new(usize::try_from(share).unwrap_or(usize::MAX));
+        let part = self.limit_bytes / ROLLUP_SHARDS as u64;
+        let mut rows = Gathered::new(usize::try_from(part).unwrap_or(usize::MAX));
         let (mut hashes, mut ends) = (Vec::new(), OPEN_END);
         let mut shard = locked(&self.shards[number]);
         while let Some(read) = merged.take(READ_ROWS, Some(number))? {
@@ -276,7 +276,9 @@ impl OperatorMemory for RollupMemory {
     ) -> Result<(), StateError> {
         *locked(&self.hash_key) = hash_key;
         *locked(&self.epoch) = Epoch { watermark, ..Epoch::default() };
-        self.shards.iter().for_each(|shard| locked(shard).clear());
+        for shard in &self.shards {
+            locked(shard).clear();
+        }
         self.held_bytes.store(0, Ordering::Relaxed);
         self.fit()?;
         let mut runs = self.runs(LOADED_PART, watermark);

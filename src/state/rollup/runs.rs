@@ -32,12 +32,13 @@ const SHARD_BITS: u32 = ROLLUP_SHARDS.trailing_zeros();
 /// The rows of files, sorted.
 #[derive(Debug)]
 pub(super) struct Runs {
-    runs: Vec<VecDeque<Rows>>,
+    sorted: Vec<VecDeque<Rows>>,
     /// Of the newest run, the last key.
     last_key: Option<u128>,
     files: SpillFiles,
     reservation: MemoryReservation,
     limit_bytes: usize,
+    is_spilled: bool,
     /// Rows that end here or before are left out.
     last_end: i64,
     last_step: u64,
@@ -48,11 +49,12 @@ impl Runs {
     /// of those that end at `last_end` or before are kept.
     pub(super) fn new(limit_bytes: usize, last_end: i64, reservation: MemoryReservation) -> Self {
         Self {
-            runs: Vec::new(),
+            sorted: Vec::new(),
             last_key: None,
             files: SpillFiles::default(),
             reservation,
             limit_bytes,
+            is_spilled: false,
             last_end,
             last_step: 0,
         }
@@ -94,32 +96,41 @@ impl Runs {
             take_record_batch(batch, &UInt32Array::from(order))?
         };
         if self.last_key.is_none_or(|before| before >= first) {
-            self.runs.push(VecDeque::new());
+            self.sorted.push(VecDeque::new());
         }
         self.last_key = Some(last);
         let bytes = rows.get_array_memory_size();
-        let Some(run) = self.runs.last_mut() else { return Ok(()) };
+        let Some(run) = self.sorted.last_mut() else { return Ok(()) };
         run.push_back(Rows::Held(rows));
         let held = self.reservation.size() + bytes;
         if held > self.limit_bytes || self.reservation.try_resize(held).is_err() {
-            for rows in self.runs.iter_mut().flatten() {
-                rows.spill(&self.files.current()?)?;
-            }
-            self.reservation.resize(0);
+            self.spill()?;
         }
         Ok(())
     }
 
+    fn spill(&mut self) -> Result<(), StateError> {
+        for rows in self.sorted.iter_mut().flatten() {
+            rows.spill(&self.files.current()?)?;
+        }
+        self.is_spilled = true;
+        self.reservation.resize(0);
+        Ok(())
+    }
+
     /// Begins to merge them; rows that say that a session is gone are left out unless `keeps_gone`.
-    pub(super) fn merge(self, keeps_gone: bool) -> Result<Merged, StateError> {
+    pub(super) fn merge(mut self, keeps_gone: bool) -> Result<Merged, StateError> {
+        if self.is_spilled {
+            self.spill()?; // those that take them need the room
+        }
         let mut merged = Merged {
-            cursors: Vec::with_capacity(self.runs.len()),
-            heap: BinaryHeap::with_capacity(self.runs.len()),
+            cursors: Vec::with_capacity(self.sorted.len()),
+            heap: BinaryHeap::with_capacity(self.sorted.len()),
             last_key: None,
             keeps_gone,
             _reservation: self.reservation,
         };
-        for run in self.runs {
+        for run in self.sorted {
             let mut cursor = Cursor::new(run);
             if cursor.fill()? {
                 merged.heap.push(cursor.head(merged.cursors.len()));
@@ -243,7 +254,9 @@ impl Cursor {
 /// What rows are sorted by: the shard, and then the rest of the hash.
 fn keys_of(rows: &RecordBatch) -> Vec<u128> {
     let mut keys = hashes_of(rows);
-    keys.iter_mut().for_each(|hash| *hash = hash.rotate_right(SHARD_BITS));
+    for hash in &mut keys {
+        *hash = hash.rotate_right(SHARD_BITS);
+    }
     keys
 }
 
