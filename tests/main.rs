@@ -23,6 +23,7 @@ mod rules;
 mod sequences;
 mod sessions;
 mod slt;
+mod spills;
 mod support;
 mod tidy;
 mod tokens;

@@ -22,8 +22,8 @@ use std::sync::Arc;
 pub(super) struct Computed {
     pub(super) rows: EpochRows,
     pub(super) rows_emitted: u64,
-    /// By operator: what it accepted.
-    pub(super) added: Vec<Option<EncodedState>>,
+    /// By operator: what it accepted, and how many entries its files must hold.
+    pub(super) added: Vec<(Option<EncodedState>, Option<u64>)>,
     pub(super) ledger: Vec<LedgerRow>,
     pub(super) oldest_late: Option<EventTime>,
     /// By source.
@@ -76,7 +76,7 @@ pub(super) async fn compute(
         for (ordinal, counts) in &changes.judged {
             judged.entry(*ordinal).or_default().add(counts);
         }
-        added.push(changes.added);
+        added.push((changes.added, changes.entries_live));
         folded = changes.folded.or(folded);
     }
     let rows_emitted = rows.iter().flatten().map(|batch| batch.num_rows() as u64).sum();

@@ -1,7 +1,7 @@
 //! The ledger of a table, read back from its manifests.
 
 use super::PipelineError;
-use super::keep::{read_manifest, read_state};
+use super::keep::{fetch_all, read_manifest};
 use crate::commit::{Ledger, Manifest, ManifestRef};
 use crate::state::saved_groups;
 use crate::types::PipelineId;
@@ -87,10 +87,7 @@ pub async fn all_saved_groups(ledger: &dyn Ledger) -> Result<Vec<SavedGroups>, P
             if !own.fingerprint.starts_with("rollup") {
                 continue;
             }
-            let mut files = Vec::with_capacity(own.files.len());
-            for file in &own.files {
-                files.push(read_state(store.as_ref(), file).await?);
-            }
+            let files = fetch_all(store.as_ref(), &own.files).await?;
             if let Some(groups) = saved_groups(&files)? {
                 let (pipeline, operator) = (pipeline.clone(), operator.clone());
                 all.push(SavedGroups { pipeline, operator, groups });

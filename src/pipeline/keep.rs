@@ -2,12 +2,18 @@
 
 use super::PipelineError;
 use crate::commit::{MANIFEST_FORMAT, Manifest, ManifestRef};
-use crate::state::EncodedState;
-use crate::store::{WholeError, read_whole, sha256_of, unread};
+use crate::state::{ContentWriter, EncodedState, StateContent, StateError};
+use crate::store::{Sha256Sum, WholeError, read_pieces, read_whole, sha256_of, unread};
 use crate::types::StateFile;
 use bytes::Bytes;
-use object_store::ObjectStore;
 use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use std::io::{Read, Write};
+
+/// Bytes of a state file that stay in memory; what is more waits on local disk.
+const HELD_MAX: usize = 256 << 10;
+/// Bytes of a state file on local disk that are written together.
+const PART_BYTES: usize = 8 << 20;
 
 /// Reads the manifest that `named` names.
 pub(super) async fn read_manifest(
@@ -53,31 +59,102 @@ pub(super) async fn read_state(
     read(store, &file.path, &file.sha256).await
 }
 
+/// Brings a state file here: to memory if it is small, else to local disk.
+pub(super) async fn fetch_state(
+    store: &dyn ObjectStore,
+    file: &StateFile,
+) -> Result<StateContent, PipelineError> {
+    let mut writer = ContentWriter::new(HELD_MAX);
+    let piece = |bytes: &[u8]| writer.write_all(bytes).map_err(Fetched::Disk);
+    let read = read_pieces(store, &file.path, &file.sha256, piece).await;
+    read.map_err(|error| match error {
+        Fetched::Unread(error) => unreadable(file.path.clone(), error),
+        Fetched::Disk(error) => StateError::disk(error).into(),
+    })?;
+    Ok(writer.finish()?)
+}
+
+/// Brings state files here.
+pub(super) async fn fetch_all(
+    store: &dyn ObjectStore,
+    files: &[StateFile],
+) -> Result<Vec<StateContent>, PipelineError> {
+    let mut contents = Vec::with_capacity(files.len());
+    for file in files {
+        contents.push(fetch_state(store, file).await?);
+    }
+    Ok(contents)
+}
+
+/// Why a state file did not come here.
+enum Fetched {
+    Unread(WholeError),
+    Disk(std::io::Error),
+}
+
+impl From<WholeError> for Fetched {
+    fn from(error: WholeError) -> Self {
+        Self::Unread(error)
+    }
+}
+
 /// Writes a state file under `path`, which nobody used before.
 pub(super) async fn write_state(
     store: &dyn ObjectStore,
     path: String,
     state: EncodedState,
 ) -> Result<StateFile, PipelineError> {
-    let file = StateFile {
-        size_bytes: state.bytes.len() as u64,
-        sha256: sha256_of(&state.bytes),
+    let sha256 = match state.content.held() {
+        Some(bytes) => {
+            write(store, &path, bytes.clone()).await?;
+            sha256_of(bytes)
+        }
+        None => write_parts(store, &path, &state.content).await?,
+    };
+    Ok(StateFile {
+        size_bytes: state.content.bytes(),
+        sha256,
         entries: state.entries,
         time_min_us: state.time_min.map(|at| at.0),
         time_max_us: state.time_max.map(|at| at.0),
         path,
-    };
-    write(store, &file.path, state.bytes).await?;
-    Ok(file)
+    })
+}
+
+/// Writes what is on local disk, part by part; returns its SHA-256.
+async fn write_parts(
+    store: &dyn ObjectStore,
+    path: &str,
+    content: &StateContent,
+) -> Result<String, PipelineError> {
+    let failed = |cause| PipelineError::Store { path: path.to_owned(), cause };
+    let mut upload = store.put_multipart(&Path::from(path)).await.map_err(failed)?;
+    let (mut reader, mut sum) = (content.reader()?, Sha256Sum::default());
+    loop {
+        let mut part = Vec::with_capacity(PART_BYTES);
+        let read = reader.by_ref().take(PART_BYTES as u64).read_to_end(&mut part);
+        read.map_err(StateError::disk)?;
+        if part.is_empty() {
+            break;
+        }
+        sum.add(&part);
+        upload.put_part(part.into()).await.map_err(failed)?;
+    }
+    upload.complete().await.map_err(failed)?;
+    Ok(sum.to_hex())
 }
 
 async fn read(store: &dyn ObjectStore, path: &str, sha256: &str) -> Result<Bytes, PipelineError> {
-    let path = path.to_owned();
-    read_whole(store, &path, sha256).await.map_err(|error| match error {
+    let read = read_whole(store, path, sha256).await;
+    read.map_err(|error| unreadable(path.to_owned(), error))
+}
+
+fn unreadable(path: String, error: WholeError) -> PipelineError {
+    match error {
         WholeError::Store(cause) => PipelineError::Store { path, cause },
         WholeError::Missing => PipelineError::Missing { path },
         error => PipelineError::Damaged { path, reason: error.to_string() },
-    })
+    }
 }
 
 async fn write(store: &dyn ObjectStore, path: &str, bytes: Bytes) -> Result<(), PipelineError> {
@@ -88,14 +165,14 @@ async fn write(store: &dyn ObjectStore, path: &str, bytes: Bytes) -> Result<(), 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use object_store::ObjectStoreExt;
+    use crate::store::DurableLocal;
     use object_store::memory::InMemory;
 
     #[tokio::test]
     async fn a_file_that_is_missing_or_was_changed_is_never_taken_for_empty() {
         let store = InMemory::new();
         let state = EncodedState {
-            bytes: Bytes::from_static(b"anchors"),
+            content: Bytes::from_static(b"anchors").into(),
             entries: 1,
             time_min: None,
             time_max: None,
@@ -108,5 +185,33 @@ mod tests {
         store.delete(&Path::from("_onefold/a")).await.unwrap();
         let error = read_state(&store, &file).await.unwrap_err();
         assert!(error.to_string().contains("is missing"), "{error}");
+    }
+    #[tokio::test]
+    async fn a_large_file_is_written_and_read_in_parts_and_no_damage_is_missed() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Path::from_absolute_path(folder.path()).unwrap();
+        let stores: [(&dyn ObjectStore, String); 2] =
+            [(&InMemory::new(), "a".to_owned()), (&DurableLocal::new(), format!("{root}/a"))];
+        let bytes: Vec<u8> = (0..9 << 20).map(|at: u32| (at % 251) as u8).collect();
+        for (store, path) in stores {
+            let mut writer = ContentWriter::new(1_000);
+            writer.write_all(&bytes).unwrap();
+            let content = writer.finish().unwrap();
+            assert!(content.held().is_none());
+            let state = EncodedState { content, entries: 1, time_min: None, time_max: None };
+            let file = write_state(store, path.clone(), state).await.unwrap();
+            assert_eq!((file.size_bytes, &file.sha256), (9 << 20, &sha256_of(&bytes)));
+            let read = fetch_state(store, &file).await.unwrap();
+            assert!(read.held().is_none(), "it waits on local disk");
+            assert!(read.to_bytes().unwrap() == bytes);
+            let mut damaged = bytes.clone();
+            damaged[9_000_000] ^= 1;
+            store.put(&Path::from(path.as_str()), damaged.into()).await.unwrap();
+            let error = fetch_state(store, &file).await.unwrap_err();
+            assert!(matches!(error, PipelineError::Damaged { .. }), "{error}");
+            store.delete(&Path::from(path)).await.unwrap();
+            let error = fetch_state(store, &file).await.unwrap_err();
+            assert!(matches!(error, PipelineError::Missing { .. }), "{error}");
+        }
     }
 }

@@ -27,6 +27,7 @@ mod collect;
 mod compute;
 mod error;
 mod history;
+mod join;
 mod keep;
 mod open;
 mod parts;

@@ -1,12 +1,14 @@
 //! Opens a pipeline where its last committed epoch left it.
 
 use super::collect::OpenSource;
-use super::keep::{read_manifest, read_state};
+use super::join::blocking;
+use super::keep::{fetch_all, read_manifest, read_state};
 use super::publish::{Published, fresh_operators};
 use super::{PipelineError, PipelineParts, SourcePart};
 use crate::commit::{Manifest, OperatorManifest, SourceManifest};
 use crate::source::{SourceClock, SourceError, SourcePosition, SourceStart};
 use crate::types::{Epoch, Watermark};
+use std::sync::Arc;
 
 /// An opened pipeline.
 #[derive(Debug)]
@@ -41,7 +43,7 @@ pub(super) async fn open(parts: &PipelineParts) -> Result<OpenedPipeline, Pipeli
         None => {
             let files = fresh_operators(parts);
             for (part, own) in parts.operators.iter().zip(&files) {
-                part.memory.restore(hash_key(own)?, &[], None)?;
+                part.memory.restore(hash_key(own)?, Vec::new(), None)?;
             }
             files
         }
@@ -102,12 +104,10 @@ async fn restore(
             let path = format!("operator {} of epoch {}", part.name, manifest.epoch);
             return Err(PipelineError::Damaged { path, reason: "is missing".to_owned() });
         };
-        let mut files = Vec::with_capacity(own.files.len());
-        for file in &own.files {
-            files.push(read_state(store.as_ref(), file).await?);
-        }
+        let files = fetch_all(store.as_ref(), &own.files).await?;
         let reached = watermark.map(|watermark| Watermark(watermark.0.minus_us(part.delay_us)));
-        part.memory.restore(hash_key(own)?, &files, reached)?;
+        let (memory, hash_key) = (Arc::clone(&part.memory), hash_key(own)?);
+        blocking(move || memory.restore(hash_key, files, reached)).await?;
         all.push(own.clone());
     }
     Ok(all)

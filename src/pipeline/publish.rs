@@ -1,7 +1,8 @@
 //! Makes a computed epoch true: everything it names first, then the one commit.
 
 use super::compute::{Computed, ComputedSource};
-use super::keep::{read_state, write_manifest, write_state};
+use super::join::{Choice, FILES_MAX, blocking};
+use super::keep::{fetch_all, read_state, write_manifest, write_state};
 use super::{PipelineError, PipelineParts};
 use crate::commit::{
     LedgerRow, MANIFEST_FORMAT, Manifest, ManifestRef, OperatorManifest, Outcome, Proposal,
@@ -12,6 +13,7 @@ use crate::state::EncodedState;
 use crate::types::{EventTime, Incarnation, StateFile, Watermark};
 use bytes::Bytes;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What the next commit builds on.
 #[derive(Clone, Debug)]
@@ -56,9 +58,7 @@ pub(super) struct Committed {
     pub(super) commit_us: u64,
 }
 
-/// More files than this are joined.
-const FILES_MAX: usize = 24;
-/// How many of the smallest files are joined into one.
+/// How many of the newest files of entries are joined into one.
 const FILES_JOINED: usize = 16;
 
 /// Writes all that the epoch names. The epoch before need not be committed yet: if it never is, this
@@ -140,7 +140,7 @@ impl Progress {
 async fn save(
     parts: &PipelineParts,
     published: &mut Published,
-    added: Vec<Option<EncodedState>>,
+    added: Vec<(Option<EncodedState>, Option<u64>)>,
     sources: Vec<ComputedSource>,
     watermark: Option<Watermark>,
 ) -> Result<BTreeMap<String, SourceManifest>, PipelineError> {
@@ -149,7 +149,8 @@ async fn save(
         let (id, incarnation) = (&parts.id, published.incarnation);
         format!("_onefold/{id}/{incarnation}/{name}-{}.bin", parts.entropy.name())
     };
-    for ((part, own), added) in parts.operators.iter().zip(&mut published.files).zip(added) {
+    let operators = parts.operators.iter().zip(&mut published.files).zip(added);
+    for ((part, own), (added, live)) in operators {
         let reached = watermark.map(|watermark| Watermark(watermark.0.minus_us(part.delay_us)));
         if let Some(reached) = reached {
             own.files.retain(|file| !part.memory.is_expired(file, reached));
@@ -157,15 +158,12 @@ async fn save(
         if let Some(added) = added {
             own.files.push(write_state(store.as_ref(), fresh(&part.name), added).await?);
         }
-        if own.files.len() > FILES_MAX {
-            own.files.sort_by_key(|file| std::cmp::Reverse(file.size_bytes));
-            let small = own.files.split_off(own.files.len() - FILES_JOINED);
-            let mut contents = Vec::with_capacity(small.len());
-            for file in &small {
-                contents.push(read_state(store.as_ref(), file).await?);
-            }
-            if let Some(merged) = part.memory.merge(&contents, reached)? {
-                own.files.push(write_state(store.as_ref(), fresh(&part.name), merged).await?);
+        if let Some(Choice { files, which }) = Choice::of(&mut own.files, live) {
+            let contents = fetch_all(store.as_ref(), &files).await?;
+            let memory = Arc::clone(&part.memory);
+            let joined = blocking(move || memory.merge(contents, which, reached)).await?;
+            if let Some(joined) = joined {
+                own.files.push(write_state(store.as_ref(), fresh(&part.name), joined).await?);
             }
         }
     }
@@ -207,7 +205,7 @@ fn join_from(entries: &[StateFile]) -> usize {
 }
 
 fn encoded(bytes: Bytes) -> EncodedState {
-    EncodedState { bytes, entries: 1, time_min: None, time_max: None }
+    EncodedState { content: bytes.into(), entries: 1, time_min: None, time_max: None }
 }
 
 /// The manifests of operators that remember nothing yet.

@@ -44,6 +44,12 @@ pub enum StateError {
 }
 
 impl StateError {
+    /// The folder for temporary files failed.
+    #[must_use]
+    pub fn disk(source: std::io::Error) -> Self {
+        Self::Disk { folder: std::env::temp_dir().display().to_string(), source }
+    }
+
     /// What the caller can do about it.
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {

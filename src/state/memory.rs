@@ -1,8 +1,7 @@
 //! The `OperatorMemory` port: what an operator of a pipeline remembers from epoch to epoch.
 
-use super::StateError;
+use super::{StateContent, StateError};
 use crate::types::{EventTime, StateFile, Watermark};
-use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
@@ -19,11 +18,12 @@ pub trait OperatorMemory: Debug + Send + Sync {
     fn fingerprint(&self) -> String;
 
     /// Loads the memory from its files, replacing what it held. `hash_key` is the key of the
-    /// 128-bit key hash, random per pipeline; what `watermark` has expired is not loaded.
+    /// 128-bit key hash, random per pipeline; what `watermark` has expired is not loaded. Each file
+    /// goes once it was read.
     fn restore(
         &self,
         hash_key: [u8; 16],
-        files: &[Bytes],
+        files: Vec<StateContent>,
         watermark: Option<Watermark>,
     ) -> Result<(), StateError>;
 
@@ -38,10 +38,11 @@ pub trait OperatorMemory: Debug + Send + Sync {
     fn is_expired(&self, file: &StateFile, watermark: Watermark) -> bool;
 
     /// Joins files into one with the same meaning, dropping what `watermark` has expired; `None`
-    /// if nothing is left.
+    /// if nothing is left. It may do so while the memory is changed.
     fn merge(
         &self,
-        files: &[Bytes],
+        files: Vec<StateContent>,
+        which: Joined,
         watermark: Option<Watermark>,
     ) -> Result<Option<EncodedState>, StateError>;
 
@@ -55,8 +56,17 @@ pub trait OperatorMemory: Debug + Send + Sync {
     fn is_unbounded(&self) -> bool;
 }
 
+/// Which of the files of a memory are joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Joined {
+    /// All there are.
+    All,
+    /// Not all: others may hold older and newer entries.
+    Some,
+}
+
 /// What one epoch did to an operator's memory.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct EpochChanges {
     /// The entries added, to be saved with the epoch; `None` if there are none.
     pub added: Option<EncodedState>,
@@ -65,13 +75,15 @@ pub struct EpochChanges {
     /// Rows folded into groups, by the partition ordinal in their position; `None` where rows go on
     /// as they are.
     pub folded: Option<BTreeMap<u64, u64>>,
+    /// Entries that files must hold from now on, where an entry can take the place of another.
+    pub entries_live: Option<u64>,
 }
 
-/// The content of a state file to be written.
-#[derive(Clone, Debug)]
+/// A state file to be written.
+#[derive(Debug)]
 pub struct EncodedState {
-    /// The file's bytes.
-    pub bytes: Bytes,
+    /// What is in it.
+    pub content: StateContent,
     /// Entries inside.
     pub entries: u64,
     /// Earliest event time inside.

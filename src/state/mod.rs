@@ -9,15 +9,17 @@
 //!
 //! No object store and no manifest: `pipeline` writes and reads the bytes.
 
+mod content;
 mod dedup;
 mod error;
 mod memory;
 mod rollup;
 mod sketch;
 
+pub use content::{ContentWriter, StateContent};
 pub use dedup::{Anchors, DEDUP_SHARDS, DedupMemory, DedupRow, DedupRows, Verdict};
 pub use error::StateError;
-pub use memory::{EncodedState, EpochChanges, Judged, OperatorMemory};
+pub use memory::{EncodedState, EpochChanges, Joined, Judged, OperatorMemory};
 pub use rollup::{
     Aggregates, FIXED_COLUMNS, FloatSum, GROUP_COLUMNS, GroupRows, OPEN_END, Part, ROLLUP_SHARDS,
     RollupMemory, SESSIONS, hash_array, hashes_of, is_bounded, saved_groups,

@@ -34,4 +34,4 @@ pub use error::StoreError;
 pub use location::{Location, is_store_option, open_location};
 pub use parquet::ParquetObject;
 pub use probe::probe_put_if_absent;
-pub use whole::{WholeError, read_whole, sha256_of};
+pub use whole::{Sha256Sum, WholeError, read_pieces, read_whole, sha256_of};

@@ -36,7 +36,7 @@ pub(super) fn encode(
     bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
     let time = |at| Some(EventTime(at));
     Some(EncodedState {
-        bytes: bytes.into(),
+        content: Bytes::from(bytes).into(),
         entries,
         time_min: time(time_min),
         time_max: time(time_max),
@@ -79,13 +79,14 @@ mod tests {
         let anchors = [(u128::MAX - 5, -7), (1 << 70, i64::MAX), (3, 0)];
         let file = encode(3, anchors.into_iter()).unwrap();
         assert_eq!((file.time_min, file.entries), (Some(EventTime(-7)), 3));
-        assert_eq!(decode(&file.bytes).unwrap().collect::<Vec<_>>(), anchors);
-        for at in 0..file.bytes.len() {
-            let mut damaged = file.bytes.to_vec();
+        let bytes = file.content.to_bytes().unwrap();
+        assert_eq!(decode(&bytes).unwrap().collect::<Vec<_>>(), anchors);
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.to_vec();
             damaged[at] ^= 1;
             assert!(decode(&damaged.into()).is_err(), "byte {at}");
         }
-        assert!(decode(&file.bytes.slice(..20)).is_err());
+        assert!(decode(&bytes.slice(..20)).is_err());
         assert!(encode(0, [].into_iter()).is_none());
     }
 
@@ -95,6 +96,7 @@ mod tests {
         let mut expected = b"OFDEDUP1\x01\0\0\0\0\0\0\0\x02\x01".to_vec();
         expected.extend_from_slice(&[0; 14]);
         expected.extend_from_slice(&[3, 0, 0, 0, 0, 0, 0, 0]);
-        assert_eq!(file.bytes[..file.bytes.len() - 4], expected);
+        let bytes = file.content.to_bytes().unwrap();
+        assert_eq!(bytes[..bytes.len() - 4], expected);
     }
 }

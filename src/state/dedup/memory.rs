@@ -2,9 +2,10 @@
 
 use super::format::{decode, encode};
 use super::{Anchors, Verdict};
-use crate::state::{EncodedState, EpochChanges, Judged, OperatorMemory, StateError};
+use crate::state::{
+    EncodedState, EpochChanges, Joined, Judged, OperatorMemory, StateContent, StateError,
+};
 use crate::types::{DedupOptions, EventTime, Position, StateFile, Watermark, Within};
-use bytes::Bytes;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -257,7 +258,7 @@ impl OperatorMemory for DedupMemory {
     fn restore(
         &self,
         hash_key: [u8; 16],
-        files: &[Bytes],
+        files: Vec<StateContent>,
         watermark: Option<Watermark>,
     ) -> Result<(), StateError> {
         *locked(&self.hash_key) = hash_key;
@@ -273,7 +274,7 @@ impl OperatorMemory for DedupMemory {
         }
         for file in files {
             let mut shards: Vec<_> = self.shards.iter().map(locked).collect();
-            for (hash, at) in decode(file)? {
+            for (hash, at) in decode(&file.to_bytes()?)? {
                 shards[Self::shard_of(hash)].restore(hash, at);
             }
         }
@@ -303,7 +304,7 @@ impl OperatorMemory for DedupMemory {
         let first = self.swept.fetch_add(SWEPT_SHARDS, Ordering::Relaxed);
         self.free((first..first + SWEPT_SHARDS).map(|shard| shard % DEDUP_SHARDS))?;
         let judged = std::mem::take(&mut *locked(&self.judged));
-        Ok(EpochChanges { added, judged, folded: None })
+        Ok(EpochChanges { added, judged, ..EpochChanges::default() })
     }
 
     fn is_expired(&self, file: &StateFile, watermark: Watermark) -> bool {
@@ -314,7 +315,8 @@ impl OperatorMemory for DedupMemory {
 
     fn merge(
         &self,
-        files: &[Bytes],
+        files: Vec<StateContent>,
+        _: Joined,
         watermark: Option<Watermark>,
     ) -> Result<Option<EncodedState>, StateError> {
         let mut point = Anchors::new(self.options.within, self.options.lateness_us);
@@ -323,7 +325,8 @@ impl OperatorMemory for DedupMemory {
         }
         let mut live = Vec::new();
         for file in files {
-            live.extend(decode(file)?.filter(|(_, at)| !point.is_forgotten(*at)));
+            let bytes = file.to_bytes()?;
+            live.extend(decode(&bytes)?.filter(|(_, at)| !point.is_forgotten(*at)));
         }
         Ok(encode(live.len(), live.into_iter()))
     }
@@ -435,11 +438,12 @@ mod tests {
         assert_eq!(judge(&memory, &[(3, 5)]), [] as [u64; 0]);
         let second = memory.finish_epoch(None).unwrap();
         assert_eq!(second.added.as_ref().map(|file| file.entries), Some(1));
-        let files = [first.added.unwrap().bytes, second.added.unwrap().bytes];
-        let merged = memory.merge(&files, None).unwrap().unwrap();
-        for files in [files.to_vec(), vec![merged.bytes]] {
+        let files = [first.added, second.added].map(|own| own.unwrap().content.to_bytes().unwrap());
+        let files = || files.iter().cloned().map(StateContent::from).collect();
+        let merged = memory.merge(files(), Joined::All, None).unwrap().unwrap();
+        for files in [files(), vec![merged.content]] {
             let again = self::memory(1 << 30);
-            again.restore([7; 16], &files, None).unwrap();
+            again.restore([7; 16], files, None).unwrap();
             assert_eq!(judge(&again, &[(1, 7), (2, 7), (3, 7), (4, 7)]), [0, 1, 2]);
             assert_eq!(again.keys_held(), 4);
         }
@@ -501,7 +505,7 @@ mod tests {
         }
         assert_eq!(memory.keys_held(), 0);
         assert!(memory.state_bytes() < held / 4, "{} of {held}", memory.state_bytes());
-        assert!(memory.merge(&[added.bytes], late).unwrap().is_none());
+        assert!(memory.merge(vec![added.content], Joined::All, late).unwrap().is_none());
     }
 
     fn options() -> DedupOptions {

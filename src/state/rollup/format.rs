@@ -6,27 +6,25 @@
 //!   columns of the stream: those of a chunk, and the step that wrote the row, UInt64
 //! ```
 //!
-//! Of rows with the same hash, in whichever files, the one with the highest step counts.
+//! Of rows with the same hash, in whichever files, the one with the highest step counts. A file is
+//! read and written batch by batch.
 
-use super::shard::{OPEN_END, hashes_of};
-use crate::key::KeyTable;
-use crate::state::{EncodedState, StateError};
+use super::shard::{OPEN_END, ends_of};
+use crate::state::{ContentWriter, EncodedState, StateContent, StateError};
 use crate::types::EventTime;
 use arrow::array::cast::AsArray;
-use arrow::array::types::{Int64Type, UInt64Type};
+use arrow::array::types::UInt64Type;
 use arrow::array::{ArrayRef, UInt64Array};
-use arrow::compute::interleave_record_batch;
 use arrow::datatypes::{DataType, Field, Schema};
-use arrow::error::ArrowError;
 use arrow::ipc::CompressionType;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
 use arrow::record_batch::RecordBatch;
-use bytes::Bytes;
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 const MAGIC: &[u8; 8] = b"OFROLL01";
-const TAIL_BYTES: usize = 4;
+const TAIL_BYTES: u64 = 4;
 const STEP: &str = "step";
 
 /// `rows` with the step that wrote them.
@@ -41,92 +39,133 @@ pub(super) fn with_step(rows: &RecordBatch, step: u64) -> Result<RecordBatch, St
     )?)
 }
 
-/// Writes rows with their steps; `None` if there are none.
-pub(super) fn encode(batches: &[RecordBatch]) -> Result<Option<EncodedState>, StateError> {
-    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-    let Some(first) = batches.first().filter(|_| rows > 0) else { return Ok(None) };
-    let options =
-        IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
-    let mut writer = StreamWriter::try_new_with_options(MAGIC.to_vec(), &first.schema(), options)?;
-    for batch in batches {
-        writer.write(batch)?;
-    }
-    let mut bytes = writer.into_inner()?;
-    bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
-    let ends =
-        batches.iter().flat_map(|batch| batch.column(1).as_primitive::<Int64Type>().values());
-    let (first, last) = (ends.clone().min().copied(), ends.max().copied());
-    let time = |end: Option<i64>| end.filter(|_| last != Some(OPEN_END)).map(EventTime);
-    Ok(Some(EncodedState {
-        bytes: bytes.into(),
-        entries: rows as u64,
-        time_min: time(first),
-        time_max: time(last),
-    }))
+/// The steps that wrote rows.
+pub(super) fn steps_of(rows: &RecordBatch) -> &UInt64Array {
+    rows.column(rows.num_columns() - 1).as_primitive::<UInt64Type>()
 }
 
-/// Reads what [`encode`] wrote.
-pub(super) fn decode(file: &Bytes) -> Result<Vec<RecordBatch>, StateError> {
-    let corrupt = |reason: &str| StateError::Corrupt { reason: reason.to_owned() };
-    if file.len() < MAGIC.len() + TAIL_BYTES || &file[..MAGIC.len()] != MAGIC {
+/// Rows without the steps that wrote them, as those of a chunk.
+pub(super) fn without_step(rows: &RecordBatch) -> Result<RecordBatch, StateError> {
+    let columns: Vec<usize> = (0..rows.num_columns() - 1).collect();
+    Ok(rows.project(&columns)?)
+}
+
+/// Writes rows with their steps, to memory; `None` if there are none.
+pub(super) fn encode(batches: &[RecordBatch]) -> Result<Option<EncodedState>, StateError> {
+    let mut encoder = Encoder::new(usize::MAX);
+    for batch in batches {
+        encoder.write(batch)?;
+    }
+    encoder.finish()
+}
+
+/// Writes rows with their steps, batch by batch; not more than a limit stays in memory.
+pub(super) struct Encoder {
+    held_max: usize,
+    /// `None` before the first rows.
+    stream: Option<StreamWriter<Summed<ContentWriter>>>,
+    rows: u64,
+    ends: (i64, i64),
+}
+
+impl Encoder {
+    pub(super) const fn new(held_max: usize) -> Self {
+        Self { held_max, stream: None, rows: 0, ends: (i64::MAX, i64::MIN) }
+    }
+
+    pub(super) fn write(&mut self, rows: &RecordBatch) -> Result<(), StateError> {
+        if rows.num_rows() == 0 {
+            return Ok(());
+        }
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            None => {
+                let mut file = Summed::new(ContentWriter::new(self.held_max));
+                file.write_all(MAGIC).map_err(StateError::disk)?;
+                let options = IpcWriteOptions::default()
+                    .try_with_compression(Some(CompressionType::LZ4_FRAME))?;
+                let stream = StreamWriter::try_new_with_options(file, &rows.schema(), options)?;
+                self.stream.insert(stream)
+            }
+        };
+        stream.write(rows)?;
+        self.rows += rows.num_rows() as u64;
+        for end in ends_of(rows).values() {
+            self.ends = (self.ends.0.min(*end), self.ends.1.max(*end));
+        }
+        Ok(())
+    }
+
+    /// The file; `None` if nothing was written.
+    pub(super) fn finish(self) -> Result<Option<EncodedState>, StateError> {
+        let Some(stream) = self.stream else { return Ok(None) };
+        let Summed { mut inner, sum } = stream.into_inner()?;
+        inner.write_all(&sum.finalize().to_le_bytes()).map_err(StateError::disk)?;
+        let (first, last) = self.ends;
+        let time = |end: i64| Some(EventTime(end)).filter(|_| last != OPEN_END);
+        Ok(Some(EncodedState {
+            content: inner.finish()?,
+            entries: self.rows,
+            time_min: time(first),
+            time_max: time(last),
+        }))
+    }
+}
+
+/// Reads what [`Encoder`] wrote, batch by batch; nothing before all of it is known to be whole.
+pub(super) fn decode(
+    file: &StateContent,
+) -> Result<impl Iterator<Item = Result<RecordBatch, StateError>> + '_, StateError> {
+    let bytes = file.bytes().checked_sub(TAIL_BYTES).ok_or_else(|| corrupt("it is cut off"))?;
+    let mut magic = [0; MAGIC.len()];
+    if file.reader()?.read_exact(&mut magic).is_err() || magic != *MAGIC {
         return Err(corrupt("it is not a file of rollup states"));
     }
-    let (body, crc) = file.split_at(file.len() - TAIL_BYTES);
-    if crc32fast::hash(body).to_le_bytes() != crc {
+    let (mut whole, mut sum, mut tail) = (file.reader()?, Summed::new(io::sink()), [0; 4]);
+    io::copy(&mut whole.by_ref().take(bytes), &mut sum).map_err(StateError::disk)?;
+    if whole.read_exact(&mut tail).is_err() || sum.sum.finalize().to_le_bytes() != tail {
         return Err(corrupt("its checksum is wrong"));
     }
-    let reader = StreamReader::try_new(&body[MAGIC.len()..], None)?;
-    let batches = reader.collect::<Result<Vec<_>, ArrowError>>()?;
-    let is_whole = |batch: &RecordBatch| {
-        let schema = batch.schema();
-        let types: Vec<&DataType> = schema.fields().iter().map(|own| own.data_type()).collect();
-        matches!(
-            types.as_slice(),
-            [DataType::FixedSizeBinary(16), DataType::Int64, .., DataType::UInt64]
-        )
-    };
-    if batches.iter().all(is_whole) {
-        return Ok(batches);
-    }
-    Err(corrupt("its columns are not those of rollup states"))
+    drop(whole);
+    let mut stream = file.reader()?;
+    stream.read_exact(&mut magic).map_err(StateError::disk)?;
+    let batches = StreamReader::try_new(stream, None)?;
+    Ok(batches.map(|batch| batch.map_err(StateError::from).and_then(checked)))
 }
 
-/// The newest row of each group, without those that end at `last` or before.
-pub(super) fn newest(
-    batches: &[RecordBatch],
-    last: i64,
-) -> Result<Option<RecordBatch>, StateError> {
-    let mut newest: KeyTable<(u32, u32)> = KeyTable::new();
-    for (index, batch) in batches.iter().enumerate() {
-        let here = index as u32;
-        let steps = |batch: u32| {
-            let columns = batches[batch as usize].columns();
-            columns[columns.len() - 1].as_primitive::<UInt64Type>()
-        };
-        for (row, hash) in hashes_of(batch).into_iter().enumerate() {
-            let own = (here, row as u32);
-            if let crate::key::Entry::Found(best) = newest.find_or_insert(hash, own)
-                && steps(best.0).value(best.1 as usize) < steps(here).value(row)
-            {
-                *best = own;
-            }
-        }
+fn checked(batch: RecordBatch) -> Result<RecordBatch, StateError> {
+    let schema = batch.schema();
+    let types: Vec<&DataType> = schema.fields().iter().map(|own| own.data_type()).collect();
+    match types.as_slice() {
+        [DataType::FixedSizeBinary(16), DataType::Int64, .., DataType::UInt64] => Ok(batch),
+        _ => Err(corrupt("its columns are not those of rollup states")),
     }
-    let is_open = |(batch, row): &(usize, usize)| {
-        batches[*batch].column(1).as_primitive::<Int64Type>().value(*row) > last
-    };
-    let places = newest.iter().map(|(_, (batch, row))| (batch as usize, row as usize));
-    let places: Vec<(usize, usize)> = places.filter(is_open).collect();
-    if places.is_empty() {
-        return Ok(None);
-    }
-    let batches: Vec<&RecordBatch> = batches.iter().collect();
-    Ok(Some(interleave_record_batch(&batches, &places)?))
 }
 
-/// The highest step of any row.
-pub(super) fn last_step(batches: &[RecordBatch]) -> u64 {
-    let steps = batches.iter().filter_map(|batch| batch.columns().last());
-    let steps = steps.flat_map(|steps| steps.as_primitive::<UInt64Type>().values().iter().copied());
-    steps.max().unwrap_or_default()
+fn corrupt(reason: &str) -> StateError {
+    StateError::Corrupt { reason: reason.to_owned() }
+}
+
+/// Knows the checksum of what went through it.
+struct Summed<T> {
+    inner: T,
+    sum: crc32fast::Hasher,
+}
+
+impl<T> Summed<T> {
+    fn new(inner: T) -> Self {
+        Self { inner, sum: crc32fast::Hasher::new() }
+    }
+}
+
+impl<T: Write> Write for Summed<T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.sum.update(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
 }

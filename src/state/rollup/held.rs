@@ -1,7 +1,8 @@
 //! One shard of what a rollup holds: groups, or sessions.
 
+use super::chunks::Rows;
 use super::sessions::SessionShard;
-use super::shard::Shard;
+use super::shard::{Shard, hashes_of};
 use super::spill::SpillFile;
 use super::{Aggregates, GroupRows};
 use crate::state::StateError;
@@ -45,15 +46,23 @@ impl Held {
         }
     }
 
-    /// Takes rows of saved groups into an empty shard.
-    pub(super) fn fill(&mut self, rows: RecordBatch) {
+    /// Notes what is in `rows`, which will be those of its only chunk from row `hashes.len()` on.
+    pub(super) fn index(&mut self, rows: &RecordBatch, hashes: &mut Vec<u128>) {
+        if let Self::Sessions(own) = self {
+            own.index(rows, 0, hashes.len());
+        }
+        hashes.extend(hashes_of(rows));
+    }
+
+    /// Takes the rows of saved groups, which were all indexed, into an empty shard.
+    pub(super) fn fill(&mut self, rows: Rows, hashes: Vec<u128>, next_end: i64) {
         match self {
-            Self::Groups(own) => own.fill(rows),
-            Self::Sessions(own) => own.push(rows),
+            Self::Groups(own) => own.fill(rows, hashes, next_end),
+            Self::Sessions(own) => own.add_chunk(rows, hashes.len()),
         }
     }
 
-    /// Moves rows to `file`; those of sessions stay.
+    /// Moves rows to `file`.
     pub(super) fn spill_rows(
         &mut self,
         file: &Arc<SpillFile>,
@@ -61,7 +70,7 @@ impl Held {
     ) -> Result<(), StateError> {
         match self {
             Self::Groups(own) => own.spill_rows(file, keeps_newest),
-            Self::Sessions(_) => Ok(()),
+            Self::Sessions(own) => own.spill_rows(file, keeps_newest),
         }
     }
 

@@ -1,25 +1,37 @@
 //! `RollupMemory`: all shards of one rollup of a pipeline, with its limit and its files.
 
+use super::chunks::Gathered;
 use super::held::Held;
-use super::sessions::without_gone;
-use super::shard::OPEN_END;
-use super::spill::SpillFile;
+use super::runs::{Merged, Runs};
+use super::shard::{OPEN_END, next_end};
+use super::spill::{BLOCK_ROWS, SpillFile, SpillFiles};
 use super::{Aggregates, GroupRows, format};
-use crate::state::{EncodedState, EpochChanges, Judged, OperatorMemory, StateError};
+use crate::state::{
+    EncodedState, EpochChanges, Joined, Judged, OperatorMemory, StateContent, StateError,
+};
 use crate::types::{RollupOptions, StateFile, Watermark};
-use arrow::array::UInt32Array;
-use arrow::compute::take_record_batch;
+use arrow::compute::concat_batches;
 use arrow::record_batch::RecordBatch;
-use bytes::Bytes;
 use datafusion::DATAFUSION_VERSION;
 use datafusion::common::Result;
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
+use datafusion::execution::memory_pool::{
+    MemoryConsumer, MemoryPool, MemoryReservation, UnboundedMemoryPool,
+};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Shards of the groups: fixed, so that parallelism can change between runs.
 pub const ROLLUP_SHARDS: usize = 64;
+
+/// Rows that are read from files, and written to them, together.
+const READ_ROWS: usize = 16 * BLOCK_ROWS;
+/// Which part of the limit the rows of files may take while they are sorted to be loaded.
+const LOADED_PART: u64 = 4;
+/// The same, while they are sorted to be joined beside what is held.
+const JOINED_PART: u64 = 16;
+/// Bytes of a joined file that stay in memory.
+const JOINED_HELD_MAX: usize = 4 << 20;
 
 /// What one rollup of a pipeline remembers.
 #[derive(Debug)]
@@ -36,7 +48,7 @@ pub struct RollupMemory {
     /// The most groups that one partition folded lately.
     folded_groups: AtomicUsize,
     reservation: Mutex<MemoryReservation>,
-    spill_file: Mutex<Option<Arc<SpillFile>>>,
+    spill_files: SpillFiles,
 }
 
 /// A way to take a shard out of memory.
@@ -71,7 +83,7 @@ impl RollupMemory {
             held_bytes: AtomicU64::new(0),
             folded_groups: AtomicUsize::new(0),
             reservation: Mutex::new(reservation),
-            spill_file: Mutex::default(),
+            spill_files: SpillFiles::default(),
         }
     }
 
@@ -134,7 +146,7 @@ impl RollupMemory {
         self.account(before, own.bytes() as u64);
         if !self.fits(self.limit_bytes) {
             let before = own.bytes() as u64;
-            own.spill_rows(&self.spill_file()?, true)?; // its newest chunk is of this epoch
+            own.spill_rows(&self.spill_files.current()?, true)?; // its newest chunk is of this epoch
             self.account(before, own.bytes() as u64);
         }
         Ok(changed)
@@ -185,7 +197,7 @@ impl RollupMemory {
             for shard in &self.shards {
                 let mut shard = locked(shard);
                 let before = shard.bytes() as u64;
-                spill(&mut shard, &self.spill_file()?)?;
+                spill(&mut shard, &self.spill_files.current()?)?;
                 self.account(before, shard.bytes() as u64);
                 if self.fits(enough) {
                     return Ok(());
@@ -202,15 +214,29 @@ impl RollupMemory {
         })
     }
 
-    /// The file that takes what leaves memory.
-    fn spill_file(&self) -> Result<Arc<SpillFile>, StateError> {
-        let mut file = locked(&self.spill_file);
-        if let Some(own) = file.as_ref().filter(|own| !own.is_full()) {
-            return Ok(Arc::clone(own));
+    /// Files to be sorted, of which a part of the limit may stay in memory.
+    fn runs(&self, part: u64, watermark: Option<Watermark>) -> Runs {
+        let limit = usize::try_from(self.limit_bytes / part).unwrap_or(usize::MAX);
+        Runs::new(limit, self.last_end(watermark), locked(&self.reservation).new_empty())
+    }
+
+    /// Takes the rows of an empty shard.
+    fn load(&self, number: usize, merged: &mut Merged) -> Result<(), StateError> {
+        let part = self.limit_bytes / ROLLUP_SHARDS as u64;
+        let mut rows = Gathered::new(usize::try_from(part).unwrap_or(usize::MAX));
+        let (mut hashes, mut ends) = (Vec::new(), OPEN_END);
+        let mut shard = locked(&self.shards[number]);
+        while let Some(read) = merged.take(READ_ROWS, Some(number))? {
+            let read = format::without_step(&read)?;
+            shard.index(&read, &mut hashes);
+            ends = ends.min(next_end(&read));
+            rows.push(read, || self.spill_files.current())?;
         }
-        let fresh = Arc::new(SpillFile::create(std::env::temp_dir())?);
-        *file = Some(Arc::clone(&fresh));
-        Ok(fresh)
+        if let Some(rows) = rows.finish()? {
+            shard.fill(rows, hashes, ends);
+        }
+        self.account(0, shard.bytes() as u64);
+        Ok(())
     }
 
     /// Whether what is held is at most `most` bytes, and the pool has room for it.
@@ -245,29 +271,27 @@ impl OperatorMemory for RollupMemory {
     fn restore(
         &self,
         hash_key: [u8; 16],
-        files: &[Bytes],
+        files: Vec<StateContent>,
         watermark: Option<Watermark>,
     ) -> Result<(), StateError> {
-        let mut batches = Vec::new();
-        for file in files {
-            batches.extend(format::decode(file)?);
-        }
         *locked(&self.hash_key) = hash_key;
         *locked(&self.epoch) = Epoch { watermark, ..Epoch::default() };
-        self.step.store(format::last_step(&batches) + 1, Ordering::Relaxed);
-        let newest = format::newest(&batches, self.last_end(watermark))?;
-        drop(batches);
-        let mut held = 0;
-        for (shard, rows) in self.shards.iter().zip(by_shard(newest)?) {
-            let mut shard = locked(shard);
-            shard.clear();
-            if let Some(rows) = rows {
-                shard.fill(rows);
-            }
-            held += shard.bytes() as u64;
+        for shard in &self.shards {
+            locked(shard).clear();
         }
-        self.held_bytes.store(held, Ordering::Relaxed);
-        self.fit()
+        self.held_bytes.store(0, Ordering::Relaxed);
+        self.fit()?;
+        let mut runs = self.runs(LOADED_PART, watermark);
+        for file in files {
+            runs.add(&file)?;
+        }
+        self.step.store(runs.last_step() + 1, Ordering::Relaxed);
+        let mut merged = runs.merge(false)?;
+        while let Some(number) = merged.shard() {
+            self.load(number, &mut merged)?;
+            self.fit()?;
+        }
+        Ok(())
     }
 
     fn begin_epoch(&self, watermark: Option<Watermark>) {
@@ -292,6 +316,7 @@ impl OperatorMemory for RollupMemory {
             added: format::encode(&changed)?,
             judged: epoch.judged,
             folded: Some(epoch.folded),
+            entries_live: Some(self.keys_held()),
         })
     }
 
@@ -301,17 +326,21 @@ impl OperatorMemory for RollupMemory {
 
     fn merge(
         &self,
-        files: &[Bytes],
+        files: Vec<StateContent>,
+        which: Joined,
         watermark: Option<Watermark>,
     ) -> Result<Option<EncodedState>, StateError> {
-        let mut batches = Vec::new();
+        let mut runs = self.runs(JOINED_PART, watermark);
         for file in files {
-            batches.extend(format::decode(file)?);
+            runs.add(&file)?;
         }
-        match format::newest(&batches, self.last_end(watermark))? {
-            Some(rows) => format::encode(&[rows]),
-            None => Ok(None),
+        // Only other files could hold a session that is gone.
+        let mut merged = runs.merge(which == Joined::Some)?;
+        let mut encoder = format::Encoder::new(JOINED_HELD_MAX);
+        while let Some(rows) = merged.take(READ_ROWS, None)? {
+            encoder.write(&rows)?;
         }
+        encoder.finish()
     }
 
     fn state_bytes(&self) -> u64 {
@@ -332,30 +361,19 @@ impl OperatorMemory for RollupMemory {
 /// # Errors
 ///
 /// A file that is not one of rollup states.
-pub fn saved_groups(files: &[Bytes]) -> Result<Option<RecordBatch>, StateError> {
-    let mut batches = Vec::new();
+pub fn saved_groups(files: &[StateContent]) -> Result<Option<RecordBatch>, StateError> {
+    let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
+    let reservation = MemoryConsumer::new("onefold state").register(&pool);
+    let mut runs = Runs::new(usize::MAX, i64::MIN, reservation);
     for file in files {
-        batches.extend(format::decode(file)?);
+        runs.add(file)?;
     }
-    Ok(format::newest(&batches, i64::MIN)?.map(without_gone).transpose()?)
-}
-
-/// Rows with their steps, as the chunks of each shard.
-fn by_shard(rows: Option<RecordBatch>) -> Result<Vec<Option<RecordBatch>>, StateError> {
-    let Some(rows) = rows else { return Ok(vec![None; ROLLUP_SHARDS]) };
-    let columns: Vec<usize> = (0..rows.num_columns() - 1).collect();
-    let rows = rows.project(&columns)?;
-    let mut shards: Vec<Vec<u32>> = vec![Vec::new(); ROLLUP_SHARDS];
-    for (row, hash) in super::hashes_of(&rows).into_iter().enumerate() {
-        shards[RollupMemory::shard_of(hash)].push(row as u32);
+    let (mut merged, mut all) = (runs.merge(false)?, Vec::new());
+    while let Some(rows) = merged.take(READ_ROWS, None)? {
+        all.push(rows);
     }
-    let cut = shards.into_iter().map(|own| {
-        if own.is_empty() {
-            return Ok(None);
-        }
-        Ok(Some(take_record_batch(&rows, &UInt32Array::from(own))?))
-    });
-    cut.collect()
+    let Some(first) = all.first() else { return Ok(None) };
+    Ok(Some(concat_batches(&first.schema(), &all)?))
 }
 
 fn empty_shards(options: RollupOptions) -> Vec<Mutex<Held>> {

@@ -19,19 +19,29 @@
 //! Chunks are immutable: an epoch writes the groups it changes into a new one, and a shard whose
 //! chunks are mostly outdated rows is written anew. So a group takes its columns and states once to
 //! twice, and 29 to 32 bytes. Beyond its limit the memory moves rows to files on local disk, and
-//! then the index too; groups that were changed lately stay longest. A block of such a file is read
-//! when one of its groups changes.
+//! then the index too, except that of sessions; groups that were changed lately stay longest. A block
+//! of such a file is read when one of its groups changes.
+//!
+//! Files are loaded, and joined, without being held: their rows are sorted on local disk where they are
+//! more than a part of the limit, and then only the newest row of each open group is taken, block by
+//! block. Beside the limit that takes a batch of a file, and a block of each.
 
 mod aggregates;
+mod chunks;
 mod float_sum;
 mod format;
 mod held;
 mod memory;
+mod runs;
 mod sessions;
 mod shard;
 mod spill;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_files;
+#[cfg(test)]
+mod tests_sessions;
 
 pub use aggregates::{Aggregates, Part, is_bounded};
 pub use float_sum::FloatSum;

@@ -14,8 +14,11 @@
 //! row without a first time behind, which is forgotten at the same watermark as the rows it takes
 //! away: files may be joined in any order, and some may be forgotten before others.
 
+use super::chunks::Rows;
 use super::shard::{FIXED_COLUMNS, GroupRows, ends_of, hash_array, hashes_of};
+use super::spill::SpillFile;
 use super::{Aggregates, OPEN_END};
+use crate::state::StateError;
 use crate::types::SessionOptions;
 use arrow::array::cast::AsArray;
 use arrow::array::types::TimestampMicrosecondType;
@@ -23,9 +26,8 @@ use arrow::array::{
     Array, ArrayRef, BooleanArray, Int64Array, TimestampMicrosecondArray, UInt32Array,
     new_null_array,
 };
-use arrow::compute::{
-    concat_batches, filter_record_batch, interleave_record_batch, is_not_null, take,
-};
+use arrow::compute::{concat_batches, filter_record_batch, interleave_record_batch, is_null, take};
+use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
 use std::collections::BTreeMap;
@@ -62,11 +64,18 @@ pub(super) struct SessionShard {
     options: SessionOptions,
     /// By the hash of the key, and the first time.
     sessions: BTreeMap<(u128, i64), Session>,
-    chunks: Vec<RecordBatch>,
+    chunks: Vec<Chunk>,
     /// Where this epoch wrote, and what it took away.
     fresh: Option<usize>,
     gone: Option<RecordBatch>,
+    /// Bytes of memory that the chunks take.
     bytes: usize,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    rows: Rows,
+    length: usize,
 }
 
 /// What becomes of panes and the sessions that they touch.
@@ -213,19 +222,42 @@ impl SessionShard {
         worth(aggregates, &rows, true).map(Some)
     }
 
-    /// Adds a chunk; of its rows, those that say that a session is gone count for nothing.
-    pub(super) fn push(&mut self, rows: RecordBatch) {
-        let chunk = self.chunks.len() as u32;
-        let (firsts, lasts) = spans_of(&rows);
-        for (row, hash) in hashes_of(&rows).into_iter().enumerate() {
-            if firsts.is_valid(row) {
-                let (first, last) = (firsts.value(row), lasts.value(row));
-                let own = Session { last, chunk, row: row as u32 };
-                self.sessions.insert((hash_of(hash, first), first), own);
-            }
+    /// Adds a chunk.
+    fn push(&mut self, rows: RecordBatch) {
+        self.index(&rows, self.chunks.len(), 0);
+        let length = rows.num_rows();
+        self.add_chunk(Rows::Held(rows), length);
+    }
+
+    /// Notes the sessions of rows that are, or will be, those of a chunk from its row `from` on.
+    pub(super) fn index(&mut self, rows: &RecordBatch, chunk: usize, from: usize) {
+        let (firsts, lasts) = spans_of(rows);
+        for (row, hash) in hashes_of(rows).into_iter().enumerate() {
+            let (first, last) = (firsts.value(row), lasts.value(row));
+            let own = Session { last, chunk: chunk as u32, row: (from + row) as u32 };
+            self.sessions.insert((hash_of(hash, first), first), own);
         }
-        self.bytes += rows.get_array_memory_size();
-        self.chunks.push(rows);
+    }
+
+    /// Adds a chunk whose sessions are known.
+    pub(super) fn add_chunk(&mut self, rows: Rows, length: usize) {
+        self.bytes += rows.bytes();
+        self.chunks.push(Chunk { rows, length });
+    }
+
+    /// Moves the rows of all chunks but the newest one, or of all, to `file`.
+    pub(super) fn spill_rows(
+        &mut self,
+        file: &Arc<SpillFile>,
+        keeps_newest: bool,
+    ) -> Result<(), StateError> {
+        let kept = usize::from(keeps_newest);
+        for chunk in self.chunks.iter_mut().rev().skip(kept) {
+            let before = chunk.rows.bytes();
+            chunk.rows.spill(file)?;
+            self.bytes = self.bytes - before + chunk.rows.bytes();
+        }
+        Ok(())
     }
 
     /// What sessions are worth that nothing can change once `last` is reached.
@@ -241,9 +273,9 @@ impl SessionShard {
     pub(super) fn finish(&mut self, last: i64) -> Result<Option<RecordBatch>> {
         let options = self.options;
         self.sessions.retain(|_, own| end_of(options, own.last) > last);
-        let fresh = self.fresh.take().map(|chunk| self.chunks[chunk].clone());
+        let fresh = self.fresh.take().map(|chunk| self.chunks[chunk].rows.all()).transpose()?;
         let changed: Vec<RecordBatch> = fresh.into_iter().chain(self.gone.take()).collect();
-        let rows: usize = self.chunks.iter().map(RecordBatch::num_rows).sum();
+        let rows: usize = self.chunks.iter().map(|chunk| chunk.length).sum();
         if self.chunks.len() > CHUNKS_MAX || rows > 2 * self.sessions.len() + 64 {
             let all = self.all()?;
             self.clear();
@@ -282,18 +314,18 @@ impl SessionShard {
         if places.is_empty() {
             return Ok(None);
         }
-        let chunks: Vec<&RecordBatch> = self.chunks.iter().collect();
-        Ok(Some(interleave_record_batch(&chunks, places)?))
+        let chunks: Vec<&Rows> = self.chunks.iter().map(|chunk| &chunk.rows).collect();
+        let (chunks, places) = Rows::batches_at(&chunks, places)?;
+        Ok(Some(interleave_record_batch(&chunks.iter().collect::<Vec<_>>(), &places)?))
     }
 }
 
-/// Saved rows, with their steps, without those that say that a session is gone.
-pub(super) fn without_gone(rows: RecordBatch) -> Result<RecordBatch> {
+/// Which of saved rows, with their steps, say that a session is gone; `None` if they are no sessions.
+pub(super) fn is_gone(rows: &RecordBatch) -> Result<Option<BooleanArray>, ArrowError> {
     if !rows.schema().metadata().contains_key(SESSIONS) {
-        return Ok(rows);
+        return Ok(None);
     }
-    let firsts = rows.column(rows.num_columns() - 1 - SPAN_STATES);
-    Ok(filter_record_batch(&rows, &is_not_null(firsts)?)?)
+    is_null(rows.column(rows.num_columns() - 1 - SPAN_STATES)).map(Some)
 }
 
 /// What rows are worth.

@@ -1,14 +1,14 @@
 //! One shard of the groups: their states in immutable chunks, found by hash.
 
 use super::Aggregates;
-use super::spill::{SpillFile, SpilledRows};
+use super::chunks::{Found, Rows};
+use super::spill::SpillFile;
 use crate::key::{KeyValue, TieredTable};
 use crate::state::StateError;
 use arrow::array::cast::AsArray;
 use arrow::array::types::Int64Type;
 use arrow::array::{Array, ArrayRef, FixedSizeBinaryArray, Int64Array, UInt32Array};
 use arrow::compute::{interleave, interleave_record_batch, take, take_record_batch};
-use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::{Result, internal_err};
 use std::path::Path;
@@ -67,38 +67,12 @@ pub struct GroupRows {
     pub is_gone: bool,
 }
 
-/// Batches, and where rows are in those: batch and row.
-type Found = (Vec<RecordBatch>, Vec<(usize, usize)>);
-
 #[derive(Debug)]
 struct Chunk {
     rows: Rows,
     length: usize,
     /// The earliest end of those that were not closed yet.
     next_end: i64,
-}
-
-#[derive(Debug)]
-enum Rows {
-    Held(RecordBatch),
-    Spilled(SpilledRows),
-}
-
-impl Chunk {
-    fn all(&self) -> Result<RecordBatch> {
-        match &self.rows {
-            Rows::Held(rows) => Ok(rows.clone()),
-            Rows::Spilled(rows) => Ok(rows.all()?),
-        }
-    }
-
-    /// Bytes of memory.
-    fn bytes(&self) -> usize {
-        match &self.rows {
-            Rows::Held(rows) => rows.get_array_memory_size(),
-            Rows::Spilled(rows) => rows.allocated_bytes(),
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -192,32 +166,8 @@ impl Shard {
 
     /// Batches that hold the rows at `places`, and where they are in those.
     fn chunks_at(&self, places: &[(usize, usize)]) -> Result<Found> {
-        let mut wanted: Vec<Vec<usize>> = vec![Vec::new(); self.chunks.len()];
-        let mut found: Vec<(usize, usize)> = Vec::with_capacity(places.len());
-        for (chunk, row) in places {
-            match &self.chunks[*chunk].rows {
-                Rows::Held(_) => found.push((*chunk, *row)),
-                Rows::Spilled(_) => {
-                    found.push((*chunk, wanted[*chunk].len()));
-                    wanted[*chunk].push(*row);
-                }
-            }
-        }
-        let Some(schema) = self.schema() else { return Ok((Vec::new(), found)) };
-        let empty = RecordBatch::new_empty(schema);
-        let batches = self.chunks.iter().zip(&wanted).map(|(chunk, rows)| match &chunk.rows {
-            Rows::Held(rows) => Ok(rows.clone()),
-            Rows::Spilled(_) if rows.is_empty() => Ok(empty.clone()),
-            Rows::Spilled(own) => Ok(own.pick(rows)?),
-        });
-        Ok((batches.collect::<Result<_>>()?, found))
-    }
-
-    fn schema(&self) -> Option<SchemaRef> {
-        self.chunks.first().map(|chunk| match &chunk.rows {
-            Rows::Held(rows) => rows.schema(),
-            Rows::Spilled(rows) => rows.schema(),
-        })
+        let chunks: Vec<&Rows> = self.chunks.iter().map(|chunk| &chunk.rows).collect();
+        Rows::batches_at(&chunks, places)
     }
 
     /// Forgets all groups.
@@ -225,27 +175,27 @@ impl Shard {
         *self = Self::new(self.phase);
     }
 
-    /// Takes groups, of which each is there once, in the place of all.
-    pub(super) fn fill(&mut self, rows: RecordBatch) {
-        let mut places: Vec<(u128, Place)> = hashes_of(&rows)
-            .into_iter()
-            .zip(0..)
-            .map(|(hash, row)| (hash, Place { chunk: 0, row }))
-            .collect();
+    /// Takes groups, of which each is there once, in the place of all: their rows, and the hash of
+    /// each row.
+    pub(super) fn fill(&mut self, rows: Rows, hashes: Vec<u128>, next_end: i64) {
+        let length = hashes.len();
+        let places = hashes.into_iter().zip(0..);
+        let mut places: Vec<(u128, Place)> =
+            places.map(|(hash, row)| (hash, Place { chunk: 0, row })).collect();
         places.sort_unstable_by_key(|(hash, _)| *hash);
         self.clear();
         self.places.fill_sorted(places.len(), places.into_iter());
-        self.add_chunk(rows);
-        self.fresh = None;
+        self.bytes = rows.bytes();
+        self.chunks.push(Chunk { rows, length, next_end });
     }
 
     /// Adds a chunk to which the places of its groups lead already.
     fn add_chunk(&mut self, rows: RecordBatch) {
-        let next_end = ends_of(&rows).values().iter().copied().min().unwrap_or(OPEN_END);
-        let chunk = Chunk { length: rows.num_rows(), rows: Rows::Held(rows), next_end };
+        let (length, next_end) = (rows.num_rows(), next_end(&rows));
+        let rows = Rows::Held(rows);
         self.fresh = Some(self.chunks.len());
-        self.bytes += chunk.bytes();
-        self.chunks.push(chunk);
+        self.bytes += rows.bytes();
+        self.chunks.push(Chunk { rows, length, next_end });
     }
 
     /// Moves the rows of all chunks but the newest one, or of all, to `file`.
@@ -256,12 +206,9 @@ impl Shard {
     ) -> Result<(), StateError> {
         let kept = usize::from(keeps_newest);
         for chunk in self.chunks.iter_mut().rev().skip(kept) {
-            if let Rows::Held(rows) = &chunk.rows {
-                let spilled = SpilledRows::write(file, rows)?;
-                self.bytes -= chunk.bytes();
-                chunk.rows = Rows::Spilled(spilled);
-                self.bytes += chunk.bytes();
-            }
+            let before = chunk.rows.bytes();
+            chunk.rows.spill(file)?;
+            self.bytes = self.bytes - before + chunk.rows.bytes();
         }
         Ok(())
     }
@@ -292,7 +239,7 @@ impl Shard {
             if self.chunks[number].next_end > last {
                 continue;
             }
-            let rows = self.chunks[number].all()?;
+            let rows = self.chunks[number].rows.all()?;
             let hashes = hashes_of(&rows);
             for row in self.ended_in(number, &rows, last)? {
                 self.places.remove(hashes[row])?;
@@ -302,7 +249,7 @@ impl Shard {
         }
         let changed = match self.fresh.take() {
             Some(chunk) => {
-                let rows = self.chunks[chunk].all()?;
+                let rows = self.chunks[chunk].rows.all()?;
                 let is_open = |row: &u32| ends_of(&rows).value(*row as usize) > last;
                 let open: Vec<u32> = (0..rows.num_rows() as u32).filter(is_open).collect();
                 match open.len() {
@@ -316,7 +263,10 @@ impl Shard {
         let rows: usize = self.chunks.iter().map(|chunk| chunk.length).sum();
         if self.chunks.len() > CHUNKS_MAX || rows > 2 * self.places.len() + 64 {
             match self.all()? {
-                Some(rows) => self.fill(rows),
+                Some(rows) => {
+                    let (hashes, next_end) = (hashes_of(&rows), next_end(&rows));
+                    self.fill(Rows::Held(rows), hashes, next_end);
+                }
                 None => self.clear(),
             }
         }
@@ -336,7 +286,7 @@ impl Shard {
         let mut ended = Vec::new();
         for (number, chunk) in self.chunks.iter().enumerate() {
             if chunk.next_end <= last {
-                let rows = self.ended_in(number, &chunk.all()?, last)?;
+                let rows = self.ended_in(number, &chunk.rows.all()?, last)?;
                 ended.extend(rows.into_iter().map(|row| (number, row)));
             }
         }
@@ -391,6 +341,11 @@ pub fn hash_array(hashes: &[u128]) -> ArrayRef {
 pub fn hashes_of(rows: &RecordBatch) -> Vec<u128> {
     let (hashes, _) = rows.column(0).as_fixed_size_binary().value_data().as_chunks::<16>();
     hashes.iter().map(|hash| u128::from_le_bytes(*hash)).collect()
+}
+
+/// The earliest end of rows.
+pub(super) fn next_end(rows: &RecordBatch) -> i64 {
+    ends_of(rows).values().iter().copied().min().unwrap_or(OPEN_END)
 }
 
 pub(super) fn ends_of(rows: &RecordBatch) -> &Int64Array {

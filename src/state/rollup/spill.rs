@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Rows that are read together.
-const BLOCK_ROWS: usize = 256;
+pub(super) const BLOCK_ROWS: usize = 256;
 /// A file of so many bytes takes no more chunks.
 const FILE_BYTES_MAX: u64 = 256 << 20;
 
@@ -48,7 +48,7 @@ impl SpillFile {
         &self.folder
     }
 
-    pub(super) fn is_full(&self) -> bool {
+    fn is_full(&self) -> bool {
         self.length.load(Ordering::Relaxed) >= FILE_BYTES_MAX
     }
 
@@ -78,6 +78,23 @@ impl SpillFile {
     }
 }
 
+/// Files that take what leaves memory, one after the other.
+#[derive(Debug, Default)]
+pub(super) struct SpillFiles(Mutex<Option<Arc<SpillFile>>>);
+
+impl SpillFiles {
+    /// The one that is not full.
+    pub(super) fn current(&self) -> Result<Arc<SpillFile>, StateError> {
+        let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(own) = file.as_ref().filter(|own| !own.is_full()) {
+            return Ok(Arc::clone(own));
+        }
+        let fresh = Arc::new(SpillFile::create(std::env::temp_dir())?);
+        *file = Some(Arc::clone(&fresh));
+        Ok(fresh)
+    }
+}
+
 /// A batch of rows on disk.
 #[derive(Debug)]
 pub(super) struct SpilledRows {
@@ -96,16 +113,34 @@ struct Block {
 impl SpilledRows {
     /// Writes `rows` to `file`.
     pub(super) fn write(file: &Arc<SpillFile>, rows: &RecordBatch) -> Result<Self, StateError> {
-        let mut blocks = Vec::with_capacity(rows.num_rows().div_ceil(BLOCK_ROWS));
+        let mut own = Self::empty(file, &rows.schema());
+        own.blocks.reserve_exact(rows.num_rows().div_ceil(BLOCK_ROWS));
+        own.append(rows)?;
+        Ok(own)
+    }
+
+    /// No rows yet.
+    pub(super) fn empty(file: &Arc<SpillFile>, schema: &SchemaRef) -> Self {
+        Self { file: Arc::clone(file), schema: Arc::clone(schema), blocks: Vec::new() }
+    }
+
+    /// Writes `rows` behind the others, which are whole blocks.
+    pub(super) fn append(&mut self, rows: &RecordBatch) -> Result<(), StateError> {
         for from in (0..rows.num_rows()).step_by(BLOCK_ROWS) {
             let block = rows.slice(from, BLOCK_ROWS.min(rows.num_rows() - from));
             let mut stream = StreamWriter::try_new(Vec::new(), &block.schema())?;
             stream.write(&block)?;
             let bytes = stream.into_inner()?;
             let crc32 = crc32fast::hash(&bytes);
-            blocks.push(Block { start: file.append(&bytes)?, bytes: bytes.len(), crc32 });
+            let start = self.file.append(&bytes)?;
+            self.blocks.push(Block { start, bytes: bytes.len(), crc32 });
         }
-        Ok(Self { file: Arc::clone(file), schema: rows.schema(), blocks })
+        Ok(())
+    }
+
+    /// The rows of one block; `None` behind the last.
+    pub(super) fn block(&self, number: usize) -> Result<Option<RecordBatch>, StateError> {
+        self.blocks.get(number).map(|block| self.read(*block)).transpose()
     }
 
     /// All rows.

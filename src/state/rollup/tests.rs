@@ -2,13 +2,14 @@
 
 use super::format::decode;
 use super::*;
-use crate::state::{OperatorMemory, hash_array};
+use crate::state::{EncodedState, Joined, OperatorMemory, StateContent, hash_array};
 use crate::types::{Emit, EventTime, RollupOptions, Watermark};
 use arrow::array::cast::AsArray;
 use arrow::array::types::Int64Type;
 use arrow::array::{ArrayRef, Int64Array};
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
 use datafusion::execution::memory_pool::{MemoryPool, UnboundedMemoryPool};
 use datafusion::functions_aggregate::{count::count_udaf, min_max::max_udaf};
 use datafusion::physical_expr::aggregate::AggregateExprBuilder;
@@ -18,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A partial state: a group's number, the end of its window, a count and a greatest value.
-type Partial = (i64, i64, i64, i64);
+pub(super) type Partial = (i64, i64, i64, i64);
 
 /// A step of a run.
 #[derive(Clone, Debug)]
@@ -27,9 +28,11 @@ enum Step {
     Epoch(Vec<Partial>, i64),
     /// All is forgotten, and read back from the files.
     Restore,
+    /// Each file whose number has this bit becomes part of one.
+    Join(usize),
 }
 
-fn aggregates() -> Aggregates {
+pub(super) fn aggregates() -> Aggregates {
     let schema = Arc::new(Schema::new(vec![Field::new("v", DataType::Int64, true)]));
     let own = [count_udaf(), max_udaf()].map(|function| {
         let arguments = vec![Arc::new(Column::new("v", 0)) as _];
@@ -40,6 +43,10 @@ fn aggregates() -> Aggregates {
 }
 
 fn memory(bytes_max: u64) -> RollupMemory {
+    memory_in(bytes_max, &(Arc::new(UnboundedMemoryPool::default()) as _))
+}
+
+pub(super) fn memory_in(bytes_max: u64, pool: &Arc<dyn MemoryPool>) -> RollupMemory {
     let options = RollupOptions {
         emit: Emit::Changes,
         lateness_us: 0,
@@ -47,8 +54,25 @@ fn memory(bytes_max: u64) -> RollupMemory {
         exact_float_sums: false,
         session: None,
     };
-    let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
-    RollupMemory::new("rollup", options, bytes_max, &pool)
+    RollupMemory::new("rollup", options, bytes_max, pool)
+}
+
+/// The same files.
+pub(super) fn copies(files: &[Bytes]) -> Vec<StateContent> {
+    files.iter().cloned().map(StateContent::from).collect()
+}
+
+/// Joins those of `files` whose number, counted from the first, has a bit; all if `bit` is none of
+/// theirs.
+pub(super) fn join(memory: &RollupMemory, files: &mut Files, bit: usize, reached: i64) {
+    let (joined, kept): (Vec<_>, Vec<_>) =
+        files.drain(..).enumerate().partition(|(number, _)| bit > 3 || number >> bit & 1 == 1);
+    let which = if kept.is_empty() { Joined::All } else { Joined::Some };
+    files.extend(kept.into_iter().map(|(_, file)| file));
+    let joined: Vec<Bytes> = joined.into_iter().map(|(_, file)| file).collect();
+    let at = Some(Watermark(EventTime(reached)));
+    let state = OperatorMemory::merge(memory, copies(&joined), which, at).unwrap();
+    files.extend(state.map(|EncodedState { content, .. }| content.to_bytes().unwrap()));
 }
 
 fn hash_of(group: i64, end: i64) -> u128 {
@@ -77,16 +101,21 @@ fn rows(partials: &[Partial]) -> RecordBatch {
     RecordBatch::try_new(schema, batch.columns().to_vec()).unwrap()
 }
 
-fn in_rows(columns: &[ArrayRef]) -> Vec<Vec<i64>> {
+pub(super) fn in_rows(columns: &[ArrayRef]) -> Vec<Vec<i64>> {
     let number = |own: &ArrayRef, row| own.as_primitive::<Int64Type>().value(row);
     let row = |row| columns.iter().map(|own| number(own, row)).collect();
     (0..columns[0].len()).map(row).collect()
 }
 
 /// What an epoch shows, and what it leaves to be saved: by group and end, or by group.
-type Shown = (Vec<Vec<i64>>, Vec<Vec<i64>>);
+pub(super) type Shown = (Vec<Vec<i64>>, Vec<Vec<i64>>);
 
-fn epoch(memory: &RollupMemory, partials: &[Partial], reaches: i64, files: &mut Files) -> Shown {
+pub(super) fn epoch(
+    memory: &RollupMemory,
+    partials: &[Partial],
+    reaches: i64,
+    files: &mut Files,
+) -> Shown {
     let aggregates = aggregates();
     memory.begin_epoch(Some(Watermark(EventTime(reaches))));
     let mut shards: BTreeMap<usize, Vec<Partial>> = BTreeMap::new();
@@ -103,24 +132,27 @@ fn epoch(memory: &RollupMemory, partials: &[Partial], reaches: i64, files: &mut 
     let changes = memory.finish_epoch(Some(Watermark(EventTime(reaches)))).unwrap();
     let mut saved = Vec::new();
     if let Some(added) = changes.added {
-        for batch in decode(&added.bytes).unwrap() {
-            saved.extend(in_rows(&batch.columns()[1..5]));
+        for batch in decode(&added.content).unwrap() {
+            saved.extend(in_rows(&batch.unwrap().columns()[1..5]));
         }
-        files.push(added.bytes);
+        files.push(added.content.to_bytes().unwrap());
     }
     shown.sort();
     saved.sort();
     (shown, saved)
 }
 
-type Files = Vec<bytes::Bytes>;
+pub(super) type Files = Vec<Bytes>;
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let partial = (0..120_i64, 1..9_i64, 1..5_i64, -9..9_i64)
         .prop_map(|(group, end, count, max)| (group, end * 100, count, max));
     let epoch = (proptest::collection::vec(partial, 0..500), 0..3_i64)
         .prop_map(|(partials, reaches)| Step::Epoch(partials, reaches));
-    proptest::collection::vec(prop_oneof![7 => epoch, 1 => Just(Step::Restore)], 1..40)
+    proptest::collection::vec(
+        prop_oneof![7 => epoch, 1 => Just(Step::Restore), 1 => (0..5_usize).prop_map(Step::Join)],
+        1..40,
+    )
 }
 
 proptest! {
@@ -146,9 +178,10 @@ proptest! {
                 }
                 Step::Restore => {
                     let at = Some(Watermark(EventTime(watermark)));
-                    held.restore([0; 16], &files, at).unwrap();
-                    spilled.restore([0; 16], &others, at).unwrap();
+                    held.restore([0; 16], copies(&files), at).unwrap();
+                    spilled.restore([0; 16], copies(&others), at).unwrap();
                 }
+                Step::Join(bit) => join(&spilled, &mut others, bit, watermark),
             }
             prop_assert_eq!(held.keys_held(), known.len() as u64);
             prop_assert_eq!(spilled.keys_held(), known.len() as u64);
