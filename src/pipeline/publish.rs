@@ -7,7 +7,7 @@ use crate::commit::{
     LedgerRow, MANIFEST_FORMAT, Manifest, ManifestRef, OperatorManifest, Outcome, Proposal,
     RowsChanged, SourceManifest,
 };
-use crate::state::EncodedState;
+use crate::state::{EncodedState, Joined};
 use crate::types::{Incarnation, StateFile, Watermark};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -115,12 +115,18 @@ async fn save(
         }
         if own.files.len() > FILES_MAX {
             own.files.sort_by_key(|file| std::cmp::Reverse(file.size_bytes));
-            let small = own.files.split_off(own.files.len() - FILES_JOINED);
+            let saved = own.files.iter().map(|file| file.entries).sum();
+            let (from, joined) = if part.memory.is_wasteful(saved) {
+                (0, Joined::All)
+            } else {
+                (own.files.len() - FILES_JOINED, Joined::Some)
+            };
+            let small = own.files.split_off(from);
             let mut contents = Vec::with_capacity(small.len());
             for file in &small {
                 contents.push(read_state(store.as_ref(), file).await?);
             }
-            if let Some(merged) = part.memory.merge(&contents, reached)? {
+            if let Some(merged) = part.memory.merge(&contents, joined, reached)? {
                 own.files.push(write_state(store.as_ref(), fresh(&part.name), merged).await?);
             }
         }

@@ -113,7 +113,7 @@ pub(super) fn plan_query(
     let (query, emit) = take_emit(&analysed(state, query)?)?;
     let lateness_us = settings.window_lateness_ms.saturating_mul(1_000) as i64;
     let exact_float_sums = settings.exact_float_sums;
-    let options = RollupOptions { emit, lateness_us, exact_float_sums, delay_us: 0, session: None };
+    let options = RollupOptions { emit, lateness_us, exact_float_sums, ..Default::default() };
     let key = target.map(|target| key_of(target, &query)).unwrap_or_default();
     let planned = plan_pipeline(&query, options, &key)?;
     let owns_rows = planned.is_rollup();

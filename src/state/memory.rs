@@ -42,8 +42,13 @@ pub trait OperatorMemory: Debug + Send + Sync {
     fn merge(
         &self,
         files: &[Bytes],
+        joined: Joined,
         watermark: Option<Watermark>,
     ) -> Result<Option<EncodedState>, StateError>;
+
+    /// Whether files that hold `saved` entries together should all be joined, since a join of some
+    /// of them cannot drop what most are.
+    fn is_wasteful(&self, saved: u64) -> bool;
 
     /// Bytes of memory held now.
     fn state_bytes(&self) -> u64;
@@ -53,6 +58,15 @@ pub trait OperatorMemory: Debug + Send + Sync {
 
     /// Whether it never forgets anything.
     fn is_unbounded(&self) -> bool;
+}
+
+/// Which files of an operator are joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Joined {
+    /// All: no other file holds anything older of an entry.
+    All,
+    /// Some.
+    Some,
 }
 
 /// What one epoch did to an operator's memory.

@@ -2,7 +2,7 @@
 
 use super::format::{decode, encode};
 use super::{Anchors, Verdict};
-use crate::state::{EncodedState, EpochChanges, Judged, OperatorMemory, StateError};
+use crate::state::{EncodedState, EpochChanges, Joined, Judged, OperatorMemory, StateError};
 use crate::types::{DedupOptions, EventTime, Position, StateFile, Watermark, Within};
 use bytes::Bytes;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
@@ -315,6 +315,7 @@ impl OperatorMemory for DedupMemory {
     fn merge(
         &self,
         files: &[Bytes],
+        _: Joined,
         watermark: Option<Watermark>,
     ) -> Result<Option<EncodedState>, StateError> {
         let mut point = Anchors::new(self.options.within, self.options.lateness_us);
@@ -326,6 +327,10 @@ impl OperatorMemory for DedupMemory {
             live.extend(decode(file)?.filter(|(_, at)| !point.is_forgotten(*at)));
         }
         Ok(encode(live.len(), live.into_iter()))
+    }
+
+    fn is_wasteful(&self, _: u64) -> bool {
+        false
     }
 
     fn state_bytes(&self) -> u64 {
@@ -436,7 +441,7 @@ mod tests {
         let second = memory.finish_epoch(None).unwrap();
         assert_eq!(second.added.as_ref().map(|file| file.entries), Some(1));
         let files = [first.added.unwrap().bytes, second.added.unwrap().bytes];
-        let merged = memory.merge(&files, None).unwrap().unwrap();
+        let merged = memory.merge(&files, Joined::All, None).unwrap().unwrap();
         for files in [files.to_vec(), vec![merged.bytes]] {
             let again = self::memory(1 << 30);
             again.restore([7; 16], &files, None).unwrap();
@@ -501,7 +506,7 @@ mod tests {
         }
         assert_eq!(memory.keys_held(), 0);
         assert!(memory.state_bytes() < held / 4, "{} of {held}", memory.state_bytes());
-        assert!(memory.merge(&[added.bytes], late).unwrap().is_none());
+        assert!(memory.merge(&[added.bytes], Joined::All, late).unwrap().is_none());
     }
 
     fn options() -> DedupOptions {

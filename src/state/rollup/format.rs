@@ -41,6 +41,11 @@ pub(super) fn with_step(rows: &RecordBatch, step: u64) -> Result<RecordBatch, St
     )?)
 }
 
+/// Whether the last column of `rows` is their step.
+pub(super) fn has_step(rows: &RecordBatch) -> bool {
+    rows.schema().fields().last().is_some_and(|own| own.name() == STEP)
+}
+
 /// Writes rows with their steps; `None` if there are none.
 pub(super) fn encode(batches: &[RecordBatch]) -> Result<Option<EncodedState>, StateError> {
     let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();

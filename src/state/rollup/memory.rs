@@ -1,11 +1,11 @@
 //! `RollupMemory`: all shards of one rollup of a pipeline, with its limit and its files.
 
+use super::gone::without_gone;
 use super::held::Held;
-use super::sessions::without_gone;
 use super::shard::OPEN_END;
 use super::spill::SpillFile;
 use super::{Aggregates, GroupRows, format};
-use crate::state::{EncodedState, EpochChanges, Judged, OperatorMemory, StateError};
+use crate::state::{EncodedState, EpochChanges, Joined, Judged, OperatorMemory, StateError};
 use crate::types::{RollupOptions, StateFile, Watermark};
 use arrow::array::UInt32Array;
 use arrow::compute::take_record_batch;
@@ -230,7 +230,8 @@ impl RollupMemory {
 
 impl OperatorMemory for RollupMemory {
     fn fingerprint(&self) -> String {
-        let RollupOptions { emit, lateness_us, delay_us, session, exact_float_sums } = self.options;
+        let RollupOptions { emit, lateness_us, delay_us, session, exact_float_sums, .. } =
+            self.options;
         let sums = if exact_float_sums { ", exact float sums" } else { "" };
         // The states of DataFusion's aggregates are its own, and may change with its major version.
         let host = DATAFUSION_VERSION.split('.').next().unwrap_or_default();
@@ -256,6 +257,7 @@ impl OperatorMemory for RollupMemory {
         *locked(&self.epoch) = Epoch { watermark, ..Epoch::default() };
         self.step.store(format::last_step(&batches) + 1, Ordering::Relaxed);
         let newest = format::newest(&batches, self.last_end(watermark))?;
+        let newest = newest.map(without_gone).transpose()?;
         drop(batches);
         let mut held = 0;
         for (shard, rows) in self.shards.iter().zip(by_shard(newest)?) {
@@ -302,6 +304,7 @@ impl OperatorMemory for RollupMemory {
     fn merge(
         &self,
         files: &[Bytes],
+        joined: Joined,
         watermark: Option<Watermark>,
     ) -> Result<Option<EncodedState>, StateError> {
         let mut batches = Vec::new();
@@ -309,9 +312,14 @@ impl OperatorMemory for RollupMemory {
             batches.extend(format::decode(file)?);
         }
         match format::newest(&batches, self.last_end(watermark))? {
+            Some(rows) if joined == Joined::All => format::encode(&[without_gone(rows)?]),
             Some(rows) => format::encode(&[rows]),
             None => Ok(None),
         }
+    }
+
+    fn is_wasteful(&self, saved: u64) -> bool {
+        self.options.takes_back && saved > 2 * self.keys_held()
     }
 
     fn state_bytes(&self) -> u64 {

@@ -287,13 +287,10 @@ impl SessionShard {
     }
 }
 
-/// Saved rows, with their steps, without those that say that a session is gone.
-pub(super) fn without_gone(rows: RecordBatch) -> Result<RecordBatch> {
-    if !rows.schema().metadata().contains_key(SESSIONS) {
-        return Ok(rows);
-    }
+/// Saved rows, with their steps, without those that say that a session went into another.
+pub(super) fn without_merged(rows: &RecordBatch) -> Result<RecordBatch> {
     let firsts = rows.column(rows.num_columns() - 1 - SPAN_STATES);
-    Ok(filter_record_batch(&rows, &is_not_null(firsts)?)?)
+    Ok(filter_record_batch(rows, &is_not_null(firsts)?)?)
 }
 
 /// What rows are worth.

@@ -1,6 +1,7 @@
 //! One shard of the groups: their states in immutable chunks, found by hash.
 
 use super::Aggregates;
+use super::gone::empty_groups;
 use super::spill::{SpillFile, SpilledRows};
 use crate::key::{KeyValue, TieredTable};
 use crate::state::StateError;
@@ -303,6 +304,7 @@ impl Shard {
         let changed = match self.fresh.take() {
             Some(chunk) => {
                 let rows = self.chunks[chunk].all()?;
+                self.forget_empty(&rows)?;
                 let is_open = |row: &u32| ends_of(&rows).value(*row as usize) > last;
                 let open: Vec<u32> = (0..rows.num_rows() as u32).filter(is_open).collect();
                 match open.len() {
@@ -321,6 +323,15 @@ impl Shard {
             }
         }
         Ok(changed)
+    }
+
+    /// Forgets those groups of the newest chunk whose rows were all taken back.
+    fn forget_empty(&mut self, newest: &RecordBatch) -> Result<()> {
+        let Some(empty) = empty_groups(newest) else { return Ok(()) };
+        for (hash, _) in hashes_of(newest).into_iter().zip(empty).filter(|(_, empty)| *empty) {
+            self.places.remove(hash)?;
+        }
+        Ok(())
     }
 
     fn rows_at(&self, places: &[(usize, usize)]) -> Result<Option<RecordBatch>> {

@@ -45,6 +45,7 @@ fn memory(bytes_max: u64) -> RollupMemory {
         lateness_us: 0,
         delay_us: 0,
         exact_float_sums: false,
+        takes_back: false,
         session: None,
     };
     let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
