@@ -13,6 +13,7 @@ mod feed_rules;
 mod feed_versions;
 mod feeds;
 mod float_sums;
+mod group_writers;
 mod hops;
 mod lookups;
 mod merges;

@@ -55,6 +55,7 @@ mod log;
 mod lookup;
 mod memory;
 mod metadata;
+mod others;
 mod partition;
 mod patch;
 mod provider;

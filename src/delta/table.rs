@@ -7,6 +7,7 @@ use super::index::KeyIndex;
 use super::log::{DeltaLog, property, table_id};
 use super::memory::{Memory, STATE_DOMAIN};
 use super::metadata::TableWords;
+use super::others::Others;
 use super::partition::Partitioning;
 use super::patch::Owed;
 use super::rewrite::Rewrite;
@@ -115,6 +116,8 @@ pub(super) struct Writer {
     pub(super) index: Option<KeyIndex>,
     /// Loaded when the table is first written.
     pub(super) memory: Option<Memory>,
+    /// What others committed.
+    pub(super) others: Others,
     /// Rows of keys that are there twice, by another writer; our next commit masks them.
     pub(super) owed: Owed,
     /// Keys changed since the index was last saved.
@@ -191,6 +194,7 @@ impl DeltaTable {
             files,
             index: None,
             memory: None,
+            others: Others::default(),
             owed: Owed::new(),
             changed: 0,
             changed_last: 0,
@@ -330,6 +334,7 @@ impl DeltaTable {
         let head = self.log.reload(&writer.snapshot).await?;
         if head.version() != writer.snapshot.version() || writer.is_unknown {
             writer.is_altered |= TableWords::of(&head) != self.words;
+            writer.others.note(writer.snapshot.version() + 1..head.version() + 1);
             writer.memory = None;
             if !writer.is_unknown && self.keeps_files(&writer.snapshot, &head).await? {
                 writer.snapshot = head;
