@@ -26,6 +26,7 @@ mod rollups;
 mod rules;
 mod sequences;
 mod sessions;
+mod sketches;
 mod slt;
 mod support;
 mod tidy;
