@@ -28,6 +28,7 @@ mod sequences;
 mod sessions;
 mod sketches;
 mod slt;
+mod soak;
 mod support;
 mod tidy;
 mod tokens;
