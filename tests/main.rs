@@ -33,6 +33,7 @@ mod support;
 mod tidy;
 mod tokens;
 mod upkeep;
+mod view_columns;
 mod views;
 mod widen;
 mod windows;

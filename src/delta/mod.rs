@@ -100,3 +100,4 @@ pub use schema::stored_type;
 pub use table::{DeltaSettings, DeltaTable, TableDefinition};
 pub use travel::TableTime;
 pub use vacuum::VacuumReport;
+pub use view::view_property;
