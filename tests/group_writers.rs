@@ -53,7 +53,7 @@ async fn whatever_changes_groups_beside_their_pipeline_stops_it() {
                     let looked = rows(&context, "SELECT count(*) FROM onefold_history('g')").await;
                     assert_eq!(looked, ["1"]);
                 }
-                Until::Idle => world.clock.advance(Duration::from_secs(3_600)),
+                Until::Idle => world.clock.advance(Duration::from_hours(1)),
                 Until::Restart => context = opened(&world, &source).await,
             }
             feed(&source, 40..90);

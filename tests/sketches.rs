@@ -76,7 +76,7 @@ async fn minutes_become_hours_and_the_day_and_are_the_sketches_of_all_rows() {
         sketches.push(&format!("p{}", part % 2), &rows).unwrap();
         context.pipeline("hours").unwrap().run_until_idle().await.unwrap();
         let more = sketches_left(&context).await;
-        assert_eq!(more, (from as u64 + 50).min(120));
+        assert_eq!(more, u64::from(from + 50).min(120));
         if part == 2 {
             same(&one(&context, "SELECT * FROM hours ORDER BY h").await, &by_hour);
             same(&one(&context, &format!("SELECT {MERGED} FROM hours")).await, &day);

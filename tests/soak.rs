@@ -61,7 +61,7 @@ impl fmt::Display for Watched {
 }
 
 impl MemoryPool for Watched {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "watched"
     }
 

@@ -225,12 +225,12 @@ fn feed_key(
     shown: &[Expr],
     primary_key: &[String],
 ) -> Result<BTreeSet<usize>, String> {
-    let shows = |name: &String| {
+    let found = |name: &String| {
         let index = scan.schema().index_of_column_by_name(None, name)?;
         shown.iter().position(|own| *own == column(scan.schema(), index))
     };
     let index = |name| {
-        shows(name).ok_or_else(|| {
+        found(name).ok_or_else(|| {
             format!(
                 "{name}, of the primary key of the table that changes, is not in the SELECT list; \
                  SELECT it too, or write GROUP BY"

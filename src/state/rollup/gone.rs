@@ -45,7 +45,7 @@ pub(super) fn empty_groups(rows: &RecordBatch) -> Option<Vec<bool>> {
 
 fn keep_nothing<T: ArrowPrimitiveType>(empty: &mut [bool], column: &ArrayRef) {
     for (own, value) in empty.iter_mut().zip(column.as_primitive::<T>()) {
-        *own &= value.is_none_or(|value| value.is_zero());
+        *own &= value.is_none_or(ArrowNativeTypeOp::is_zero);
     }
 }
 
