@@ -3,6 +3,7 @@
 //! Answers: how many times the rows per second of the `deltalake` Python package's MERGE we commit,
 //! as the epochs of a pipeline and as INSERT statements, with the same keys and columns in the same
 //! run. Needs python3 with venv, and a network.
+#![allow(clippy::future_not_send, reason = "a bench waits on one thread")]
 
 use onefold::arrow::array::{ArrayRef, Float64Array, Int64Array, UInt64Array};
 use onefold::arrow::record_batch::RecordBatch;
@@ -117,15 +118,15 @@ async fn epochs(folder: &Path) -> Result<f64, Box<dyn StdError>> {
         assert!(matches!(outcome, Outcome::Committed { .. }), "{outcome:?}");
         Ok::<_, Box<dyn StdError>>(())
     };
-    let stage = async |rows: RecordBatch| {
+    let write = async |rows: RecordBatch| {
         Ok::<_, Box<dyn StdError>>(table.stage(EpochRows { partitions: vec![vec![rows]] }).await?)
     };
-    commit(stage(batch(&(0..ROWS).collect(), 0)).await?).await?;
+    commit(write(batch(&(0..ROWS).collect(), 0)).await?).await?;
     let start = Instant::now();
     let mut rows = rows.into_iter();
-    let mut next = stage(rows.next().ok_or("no epoch")?).await?;
+    let mut next = write(rows.next().ok_or("no epoch")?).await?;
     for rows in rows {
-        let (committed, staged) = futures::join!(commit(next), stage(rows));
+        let (committed, staged) = futures::join!(commit(next), write(rows));
         committed?;
         next = staged?;
     }

@@ -6,7 +6,7 @@
 //!   B      txn(P) = e - 1, nobody between          sent
 //!   C      lost to commits that change no table    brought to the head, applied again, whole
 //!   D      lost to a change of schema or protocol,
-//!          or to a restore                         error: Conflict
+//!          or to a restore, or one was found       error: Conflict
 //!   E      txn(P) is another                       error: Gap
 //!   F      the rows are the groups of one pipeline,
 //!          and another writes, or they were changed  error: Refused, Conflict
@@ -47,6 +47,7 @@ impl Ledger for DeltaTable {
         let mut writer = self.writer.lock().await;
         self.catch_up(&mut writer).await?;
         self.refuse_restored(&writer, pipeline).await?;
+        let judged = writer.snapshot.version();
         self.prepare(&mut writer).await?;
         for _ in 0..RACES_MAX {
             let last = self.log.txn(&writer.snapshot, fence_of(pipeline)).await?;
@@ -56,6 +57,7 @@ impl Ledger for DeltaTable {
             if self.send(&mut writer, change, &Vectors::new()).await? {
                 let manifest = self.manifest_of(&writer, pipeline).await?;
                 let version = writer.snapshot.version();
+                writer.others.judge(pipeline, judged);
                 return Ok(Opened { incarnation, version, manifest });
             }
             self.catch_up(&mut writer).await?;
@@ -87,6 +89,7 @@ impl Ledger for DeltaTable {
                 return Err(CommitError::Gap { expected, proposed: epoch }); // E
             }
             self.refuse_other_rows(&writer, &words.named, (&pipeline, &manifest))?; // F
+            self.refuse_others(&mut writer, &pipeline, manifest.owns_rows).await?; // D, F
             let txns = vec![
                 (pipeline.to_string(), epoch.0 as i64),
                 (format!("{pipeline}/incarnation"), incarnation.0 as i64),

@@ -8,6 +8,7 @@ use super::ledger::Words;
 use super::log::{DeltaLog, property, table_id};
 use super::memory::{Memory, STATE_DOMAIN};
 use super::metadata::TableWords;
+use super::others::Others;
 use super::partition::Partitioning;
 use super::patch::Owed;
 use super::rewrite::Rewrite;
@@ -116,6 +117,8 @@ pub(super) struct Writer {
     pub(super) index: Option<KeyIndex>,
     /// Loaded when the table is first written.
     pub(super) memory: Option<Memory>,
+    /// What others committed.
+    pub(super) others: Others,
     /// Rows of keys that are there twice, by another writer; our next commit masks them.
     pub(super) owed: Owed,
     /// What our last commit of an epoch says.
@@ -194,6 +197,7 @@ impl DeltaTable {
             files,
             index: None,
             memory: None,
+            others: Others::default(),
             owed: Owed::new(),
             words: None,
             changed: 0,
@@ -334,6 +338,7 @@ impl DeltaTable {
         let head = self.log.reload(&writer.snapshot).await?;
         if head.version() != writer.snapshot.version() || writer.is_unknown {
             writer.is_altered |= TableWords::of(&head) != self.words;
+            writer.others.note(writer.snapshot.version() + 1..head.version() + 1);
             writer.memory = None;
             writer.words = None;
             if !writer.is_unknown && self.keeps_files(&writer.snapshot, &head).await? {

@@ -3,11 +3,30 @@
 use super::DeltaError;
 use super::table::DeltaTable;
 use datafusion::common::TableReference;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 /// The property that holds the query of a materialized view, as it was first written.
 pub(super) const VIEW: &str = "onefold.view";
+
+/// What the property holds where the columns were named; else it holds the query alone.
+#[derive(Serialize, Deserialize)]
+struct Named {
+    columns: Vec<String>,
+    query: String,
+}
+
+/// What the property holds of a view of `query`, whose columns are called `columns`, if not as those
+/// of the query.
+#[must_use]
+pub fn view_property(query: &str, columns: &[String]) -> String {
+    if columns.is_empty() {
+        return query.to_owned();
+    }
+    let named = Named { columns: columns.to_vec(), query: query.to_owned() };
+    serde_json::to_string(&named).unwrap_or_default()
+}
 
 /// What a materialized view says of itself.
 #[derive(Debug)]
@@ -22,18 +41,27 @@ impl ViewWords {
     /// secrets.
     pub(super) fn new(
         (name, url): (&str, &str),
-        query: String,
+        stored: String,
         partition_by: &[String],
         options: &BTreeMap<String, String>,
     ) -> Self {
+        let own: Named = serde_json::from_str(&stored)
+            .unwrap_or_else(|_| Named { columns: Vec::new(), query: stored });
+        let Named { columns, query } = own;
+        let listed = |columns: &[String]| {
+            let columns = columns.iter().map(|own| format!("\"{}\"", own.replace('"', "\"\"")));
+            columns.collect::<Vec<_>>().join(", ")
+        };
         let quoted = |text: &str| format!("'{}'", text.replace('\'', "''"));
         let name = TableReference::from(name).to_quoted_string();
         let place = quoted(url.trim_end_matches('/'));
-        let mut words = vec![format!("CREATE MATERIALIZED VIEW {name} LOCATION {place}")];
+        let mut words = vec![format!("CREATE MATERIALIZED VIEW {name}")];
+        if !columns.is_empty() {
+            words.push(format!("({})", listed(&columns)));
+        }
+        words.push(format!("LOCATION {place}"));
         if !partition_by.is_empty() {
-            let columns =
-                partition_by.iter().map(|own| format!("\"{}\"", own.replace('"', "\"\"")));
-            words.push(format!("PARTITIONED BY ({})", columns.collect::<Vec<_>>().join(", ")));
+            words.push(format!("PARTITIONED BY ({})", listed(partition_by)));
         }
         if !options.is_empty() {
             let own = options.iter().map(|(name, value)| [quoted(name), quoted(value)].join(" "));

@@ -25,7 +25,7 @@ pub(super) fn reads_changes(plan: &LogicalPlan) -> bool {
     plan.exists(|plan| Ok(feed_of(plan).is_some())).unwrap_or(false)
 }
 
-fn feed_of(plan: &LogicalPlan) -> Option<ChangeFeed> {
+pub(super) fn feed_of(plan: &LogicalPlan) -> Option<ChangeFeed> {
     source_of(plan)?.feed().cloned()
 }
 

@@ -5,6 +5,7 @@
 //!   GROUP BY a, f(b)                  the columns that show a and f(b)
 //!   GROUP BY ROLLUP(a), GROUPING ..   coalesce(a, literal) and grouping(a), for each of them
 //!   DEDUP BY a WITHIN UNBOUNDED       the column that shows a
+//!   the changes of a table            the columns that show its primary key
 //!   anything else                     none
 //! ```
 //!
@@ -14,12 +15,12 @@
 //! 2. A column of the key is never NULL, and nothing of it is cut off in a table.
 
 use super::DedupNode;
+use super::changes::feed_of;
 use super::micros::is_kept_whole;
 use super::nulls::{column, group_of, is_left_out, is_never_null};
 use super::positions::as_dedup;
+use super::trace::below;
 use crate::types::Within;
-use datafusion::common::Result;
-use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::logical_expr::utils::grouping_set_to_exprlist;
 use datafusion::logical_expr::{Aggregate, Expr, GroupingSet, LogicalPlan};
 use std::collections::BTreeSet;
@@ -29,8 +30,9 @@ use std::collections::BTreeSet;
 pub struct QueryKey {
     /// The positions of its columns among those of the query; at least one.
     pub columns: BTreeSet<usize>,
-    /// Whether the rows are groups.
-    pub is_grouped: bool,
+    /// Whether a row that comes again takes the place of the one before it: it is a group, or one of
+    /// a table whose changes are followed.
+    pub is_whole: bool,
 }
 
 /// The key of `query`, which is not yet analysed.
@@ -63,46 +65,33 @@ fn unique_columns(query: &LogicalPlan) -> Result<QueryKey, String> {
     let mut plan = query;
     loop {
         plan = match plan {
-            LogicalPlan::Projection(own) => {
-                shown = over(shown, plan, |index| own.expr[index].clone().unalias_nested().data)?;
-                &own.input
-            }
-            LogicalPlan::SubqueryAlias(alias) => {
-                shown = over(shown, plan, |index| column(alias.input.schema(), index))?;
-                &alias.input
-            }
-            LogicalPlan::Filter(filter) => &filter.input,
-            LogicalPlan::Sort(sort) => &sort.input,
             LogicalPlan::Limit(limit) => &limit.input,
             LogicalPlan::Aggregate(aggregate) => {
                 let columns = Grouped { query, shown, aggregate }.key()?;
-                return Ok(QueryKey { columns, is_grouped: true });
+                return Ok(QueryKey { columns, is_whole: true });
             }
             LogicalPlan::Extension(_) => {
                 let node = as_dedup(plan).ok_or(NONE)?;
                 let columns = dedup_key(query, &shown, node)?;
-                return Ok(QueryKey { columns, is_grouped: false });
+                return Ok(QueryKey { columns, is_whole: false });
             }
-            _ => return Err(NONE.to_owned()),
+            LogicalPlan::TableScan(_) => {
+                let feed = feed_of(plan).ok_or(NONE)?;
+                let columns = feed_key(plan, &shown, &feed.primary_key)?;
+                return Ok(QueryKey { columns, is_whole: true });
+            }
+            _ => {
+                let mut input = None;
+                let traced = shown.iter().map(|own| {
+                    let (under, own) = below(plan, own)?;
+                    input = Some(under);
+                    Some(own)
+                });
+                shown = traced.collect::<Option<_>>().ok_or(NONE)?;
+                input.ok_or(NONE)?
+            }
         };
     }
-}
-
-/// Expressions over the columns of `plan` as ones over what these columns stand for.
-fn over(
-    shown: Vec<Expr>,
-    plan: &LogicalPlan,
-    stands_for: impl Fn(usize) -> Expr,
-) -> Result<Vec<Expr>, String> {
-    let replaced = shown.into_iter().map(|own| {
-        own.transform_up(|own| {
-            let Expr::Column(name) = &own else { return Ok(Transformed::no(own)) };
-            let index = plan.schema().maybe_index_of_column(name);
-            Ok(index.map_or(Transformed::no(own), |index| Transformed::yes(stands_for(index))))
-        })
-        .map(|transformed| transformed.data)
-    });
-    replaced.collect::<Result<_>>().map_err(|error| error.to_string())
 }
 
 /// A query whose rows are groups, and what its columns show of them.
@@ -228,6 +217,27 @@ fn dedup_key(
         key.insert(index);
     }
     Ok(key)
+}
+
+/// The columns that show the primary key of the table whose changes `scan` is.
+fn feed_key(
+    scan: &LogicalPlan,
+    shown: &[Expr],
+    primary_key: &[String],
+) -> Result<BTreeSet<usize>, String> {
+    let found = |name: &String| {
+        let index = scan.schema().index_of_column_by_name(None, name)?;
+        shown.iter().position(|own| *own == column(scan.schema(), index))
+    };
+    let index = |name| {
+        found(name).ok_or_else(|| {
+            format!(
+                "{name}, of the primary key of the table that changes, is not in the SELECT list; \
+                 SELECT it too, or write GROUP BY"
+            )
+        })
+    };
+    primary_key.iter().map(index).collect()
 }
 
 /// Whether `shown` is `coalesce(own, ...)`.

@@ -252,7 +252,7 @@ fn rollup(aggregate: &Aggregate, input: Exposed, options: RollupOptions) -> Resu
         aggregates,
         hidden: [Expr::Column(input.position), Expr::Column(input.watermark)],
         operator: String::new(),
-        options: RollupOptions { session, ..options },
+        options: RollupOptions { session, takes_back: signed.is_some(), ..options },
         schema: Arc::new(schema),
     };
     let plan = LogicalPlan::Extension(Extension { node: Arc::new(node) });

@@ -1,8 +1,7 @@
 //! What statements about pipelines answer with.
 
 use super::PipelineHandle;
-use super::plan::{Planned, plan_query};
-use crate::delta::DeltaTable;
+use super::plan::{Planned, Target, plan_query};
 use crate::error::Error;
 use arrow::array::{ArrayRef, StringArray};
 use arrow::record_batch::RecordBatch;
@@ -39,7 +38,7 @@ pub(super) fn explained(
     state: &SessionState,
     explain: &Explain,
     inserted: &LogicalPlan,
-    target: Option<&DeltaTable>,
+    target: Target<'_>,
 ) -> Result<DataFrame, Error> {
     let Planned { epochs, .. } = plan_query(state, inserted, target)?;
     let explain = Explain { plan: Arc::new(epochs.query), ..explain.clone() };

@@ -7,7 +7,7 @@ use super::checks::keep_checks;
 use super::config::OnefoldOptions;
 use super::functions::{Function, TableFunction};
 use super::history::History;
-use super::plan::pipeline_of;
+use super::plan::{Target, pipeline_of};
 use super::registry::{Ports, Registry};
 use super::sketches::register_sketches;
 use super::state::State;
@@ -267,7 +267,8 @@ async fn run_statement(
                 let name = dml.table_name.to_string();
                 let target = registry(&state).and_then(|known| known.table_named(&name));
                 let inserted = inserted(dml, parsed.emit)?;
-                return explained(&state, explain, &inserted, target.as_deref());
+                let target = target.as_deref().map_or(Target::Key(&[]), Target::Table);
+                return explained(&state, explain, &inserted, target);
             }
         }
         LogicalPlan::Dml(dml) => {

@@ -61,7 +61,7 @@ pub(super) fn pipeline_into(
             PipelineId::try_new(name).map_err(|error| refuse(error.to_string(), "rename it"))?
         }
     };
-    let planned = plan_query(state, query, Some(&table))?;
+    let planned = plan_query(state, query, Target::Table(&table))?;
     let Planned { epochs, sources, operators, owns_rows, fingerprint } = planned;
     if owns_rows {
         table.hold_groups();
@@ -103,21 +103,33 @@ pub(super) fn analysed(state: &SessionState, query: &LogicalPlan) -> Result<Logi
     Analyzer::with_rules(rules).execute_and_check(query.clone(), options, |_, _| {})
 }
 
-/// Plans `query`, the input of an INSERT, as a pipeline into `target`, where that is known.
+/// Where the rows of a query go.
+#[derive(Clone, Copy)]
+pub(super) enum Target<'a> {
+    /// Into this table.
+    Table(&'a DeltaTable),
+    /// Into a table yet to be made, with these columns of the query as its key.
+    Key(&'a [(usize, String)]),
+}
+
+/// Plans `query`, the input of an INSERT, as a pipeline into `target`.
 pub(super) fn plan_query(
     state: &SessionState,
     query: &LogicalPlan,
-    target: Option<&DeltaTable>,
+    target: Target<'_>,
 ) -> Result<Planned, Error> {
     let settings = options_of(state).settings;
     let (query, emit) = take_emit(&analysed(state, query)?)?;
     let lateness_us = settings.window_lateness_ms.saturating_mul(1_000) as i64;
     let exact_float_sums = settings.exact_float_sums;
-    let options = RollupOptions { emit, lateness_us, exact_float_sums, delay_us: 0, session: None };
-    let key = target.map(|target| key_of(target, &query)).unwrap_or_default();
+    let options = RollupOptions { emit, lateness_us, exact_float_sums, ..Default::default() };
+    let key = match target {
+        Target::Table(table) => key_of(table, &query),
+        Target::Key(key) => key.to_vec(),
+    };
     let planned = plan_pipeline(&query, options, &key)?;
     let owns_rows = planned.is_rollup();
-    if let Some(target) = target {
+    if let Target::Table(target) = target {
         refuse_target(target, &planned)?;
         if owns_rows {
             refuse_keys(&query, &key)?;

@@ -13,16 +13,17 @@
 use super::alter::name_of;
 use super::answers::{explained, show, texts};
 use super::checks::spelled;
-use super::plan::{analysed, pipeline_into, plan_query};
+use super::plan::{Target, analysed, pipeline_into, plan_query};
 use super::registry::Registry;
 use super::tables::options_of;
 use crate::commit::Ledger;
-use crate::delta::{DeltaError, DeltaTable, stored_type};
+use crate::delta::{DeltaError, DeltaTable, stored_type, view_property};
 use crate::error::Error;
 use crate::plan::{EmitNode, PlanError, key_of, streams};
 use crate::sql::{ParsedStatement, ViewClause};
 use crate::types::{Emit, PipelineId};
 use arrow::datatypes::{DataType, Field, Schema};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, Constraint, Constraints, DFSchema, TableReference};
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::SessionState;
@@ -33,7 +34,7 @@ use datafusion::logical_expr::{
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::planner::object_name_to_table_reference;
-use datafusion::sql::sqlparser::ast::{ObjectName, ObjectType, Statement as SqlStatement};
+use datafusion::sql::sqlparser::ast::{Ident, ObjectName, ObjectType, Statement as SqlStatement};
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -115,18 +116,17 @@ async fn create(
         return Err(wrong("there is a table or view of this name; write IF NOT EXISTS"));
     }
     if !streams(&query) {
-        return Err(wrong(
-            "it reads no unbounded table, so it would be full at once and never change; write \
-             CREATE TABLE ... AS, or INSERT INTO a table",
-        ));
+        return Err(wrong(&finite(registry, &query)?));
     }
+    let columns: Vec<String> = clause.columns.iter().map(|own| folded(own, folds)).collect();
+    let query = named(&name, query, &columns)?;
     let view = View::try_new(&state, name.clone(), clause, &query)?;
     let inserted = view.inserted(query, parsed.emit)?;
     if let Some(explain) = explain {
         return view.explained(context, &explain, &inserted).await;
     }
-    drop(plan_query(&state, &inserted, None)?); // what cannot run leaves no table behind
-    let create = DdlStatement::CreateExternalTable(Box::new(view.command(clause)));
+    drop(plan_query(&state, &inserted, Target::Key(&view.named_key()))?); // what cannot run leaves no table behind
+    let create = DdlStatement::CreateExternalTable(Box::new(view.command(clause, &columns)));
     context.execute_logical_plan(LogicalPlan::Ddl(create)).await?;
     let table = registry.table_named(&name.to_string());
     let table = table.ok_or_else(|| PlanError::NoTable { name: name.to_string() })?;
@@ -142,6 +142,56 @@ async fn create(
     let shown = show(context, &pipeline);
     registry.add_pipeline(pipeline);
     shown
+}
+
+/// Why a query is no view that only reads what is finite.
+fn finite(registry: &Registry, query: &LogicalPlan) -> Result<String, Error> {
+    let mut followed = String::new();
+    query.apply(|plan| {
+        let LogicalPlan::TableScan(scan) = plan else { return Ok(TreeNodeRecursion::Continue) };
+        let name = scan.table_name.to_string();
+        let Some(table) = registry.table_named(&name) else {
+            return Ok(TreeNodeRecursion::Continue);
+        };
+        let place = table.location().url.as_str().trim_end_matches('/');
+        followed = format!(
+            "to follow how {name} changes, CREATE UNBOUNDED EXTERNAL TABLE {name}_changes STORED AS \
+             DELTA LOCATION '{place}', and read that in its place; else "
+        );
+        Ok(TreeNodeRecursion::Stop)
+    })?;
+    Ok(format!(
+        "it reads no unbounded table, so it would be full at once and never change; {followed}write \
+         CREATE TABLE ... AS, or INSERT INTO a table"
+    ))
+}
+
+/// `query` with columns called `columns`, if any are given.
+fn named(
+    view: &TableReference,
+    query: LogicalPlan,
+    columns: &[String],
+) -> Result<LogicalPlan, Error> {
+    let found = query.schema().fields().len();
+    if columns.is_empty() {
+        return Ok(query);
+    }
+    if columns.len() != found {
+        let reason = format!("it names {} columns, and its query has {found}", columns.len());
+        return Err(refused(&view.to_string(), reason));
+    }
+    if let Some(own) = (0..found).find(|index| columns[..*index].contains(&columns[*index])) {
+        let reason = format!("two columns are called {}", columns[own]);
+        return Err(refused(&view.to_string(), reason));
+    }
+    let shown = query.schema().columns().into_iter().zip(columns);
+    let shown: Vec<Expr> = shown.map(|(own, name)| Expr::Column(own).alias(name)).collect();
+    Ok(LogicalPlanBuilder::from(query).project(shown)?.build()?)
+}
+
+/// A name as it is looked up.
+fn folded(own: &Ident, folds: bool) -> String {
+    if folds && own.quote_style.is_none() { own.value.to_lowercase() } else { own.value.clone() }
 }
 
 /// Another pipeline than `own` that has written rows into the table of `ledger`.
@@ -176,10 +226,10 @@ impl View {
                 .iter()
                 .any(|start| option.starts_with(start))
         };
-        let stray = clause.options.iter().find(|(option, _)| key.is_grouped && merges(option));
+        let stray = clause.options.iter().find(|(option, _)| key.is_whole && merges(option));
         if let Some((option, _)) = stray {
             return Err(wrong(format!(
-                "option '{option}' is refused: its rows are groups, each whole, and nothing is \
+                "option '{option}' is refused: its rows are written whole each time, and nothing is \
                  left to merge"
             )));
         }
@@ -203,6 +253,11 @@ impl View {
         Ok(Self { name, location, fields, key: key.columns.into_iter().collect() })
     }
 
+    /// The columns of the key by their numbers and names.
+    fn named_key(&self) -> Vec<(usize, String)> {
+        self.key.iter().map(|index| (*index, self.fields[*index].name().clone())).collect()
+    }
+
     /// What INSERT makes of the query.
     fn inserted(&self, query: LogicalPlan, emit: Option<Emit>) -> Result<LogicalPlan, Error> {
         let mut shown = Vec::with_capacity(self.fields.len());
@@ -217,7 +272,7 @@ impl View {
         }
     }
 
-    fn command(&self, clause: &ViewClause) -> CreateExternalTable {
+    fn command(&self, clause: &ViewClause, columns: &[String]) -> CreateExternalTable {
         let schema = DFSchema::try_from(Schema::new(self.fields.clone()));
         let schema = Arc::new(schema.unwrap_or_else(|_| DFSchema::empty()));
         // As DataFusion writes them, for which an option without a dot is one of a file format.
@@ -226,7 +281,7 @@ impl View {
             (format!("{prefix}{option}"), value.clone())
         };
         let mut options: HashMap<String, String> = clause.options.iter().map(spelled_out).collect();
-        options.insert(VIEW_OPTION.to_owned(), clause.query.clone());
+        options.insert(VIEW_OPTION.to_owned(), view_property(&clause.query, columns));
         let key = Constraint::PrimaryKey(self.key.clone());
         let (name, location) = (self.name.clone(), self.location.clone());
         CreateExternalTable::builder(name, location, "DELTA".to_owned(), schema)
@@ -245,7 +300,9 @@ impl View {
         let table = self.to_string();
         let first = texts(context, &[("plan_type", &["table"]), ("plan", &[table.as_str()])])?;
         let mut batches = first.collect().await?;
-        batches.extend(explained(&context.state(), explain, inserted, None)?.collect().await?);
+        let key = self.named_key();
+        let plan = explained(&context.state(), explain, inserted, Target::Key(&key))?;
+        batches.extend(plan.collect().await?);
         Ok(context.read_batches(batches)?)
     }
 }

@@ -1,4 +1,4 @@
-//! `EMIT CHANGES` and `EMIT FINAL` at the end of a query.
+//! `EMIT CHANGES` and `EMIT FINAL`: at the end of a query, or in a wrong place.
 
 use super::SqlError;
 use super::clause::is_word;
@@ -27,6 +27,28 @@ pub(super) fn last_emit(tokens: &[TokenWithSpan]) -> Option<EmitClause<'_>> {
         .find(|emit| is_word(&tokens[what].token, &emit.to_string()))?;
     let clause = EmitClause { emit, before: &tokens[..word], at: tokens[word].span.start };
     is_word(&tokens[word].token, "EMIT").then_some(clause)
+}
+
+/// An EMIT that stands elsewhere, and the tokens without it.
+pub(super) fn inner_emit(tokens: &[TokenWithSpan]) -> Option<(SqlError, Vec<TokenWithSpan>)> {
+    let is_code = |index: &usize| !matches!(tokens[*index].token, Token::Whitespace(_));
+    let code: Vec<usize> = (0..tokens.len()).filter(is_code).collect();
+    let emit = |what: usize| {
+        let all = [Emit::Changes, Emit::Final].into_iter();
+        all.map(|emit| emit.to_string()).find(|emit| is_word(&tokens[what].token, emit))
+    };
+    let found = code.windows(2).find_map(|own| {
+        let is_emit = is_word(&tokens[own[0]].token, "EMIT");
+        Some((own[0], own[1], emit(own[1]).filter(|_| is_emit)?))
+    });
+    let (word, what, emit) = found?;
+    let at = tokens[word].span.start;
+    let usage = format!(
+        "EMIT {emit} at the end of the statement only: it is said of the whole query, and not of a \
+         subquery or a part of it"
+    );
+    let without = tokens[..word].iter().chain(&tokens[what + 1..]).cloned().collect();
+    Some((SqlError::Upkeep { line: at.line, column: at.column, usage }, without))
 }
 
 impl EmitClause<'_> {
@@ -102,5 +124,27 @@ mod tests {
             let error = parse_script(text, &GenericDialect {}).unwrap_err().to_string();
             assert!(error.contains(said), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn an_emit_elsewhere_is_refused_with_its_place() {
+        for (text, place) in [
+            ("SELECT * FROM (SELECT a FROM e EMIT FINAL) AS s", "column 32: write EMIT FINAL"),
+            ("WITH c AS (SELECT 1 EMIT CHANGES) SELECT * FROM c", "column 21: write EMIT CHANGES"),
+            ("SELECT a FROM e WHERE a > 1 EMIT FINAL LIMIT 3", "column 29: write EMIT FINAL"),
+            ("SELECT a FROM e GROUP BY a EMIT FINAL UNION ALL SELECT 1", "column 28: write EMIT"),
+            (
+                "INSERT INTO t SELECT a FROM (SELECT 1 EMIT FINAL) s EMIT CHANGES",
+                "column 39: write",
+            ),
+        ] {
+            let error = parse_script(text, &GenericDialect {}).unwrap_err().to_string();
+            assert!(error.contains(place) && error.contains("at the end"), "{text}: {error}");
+        }
+        let text = "SELECT * FROM (SELECT a FROM emit final) s";
+        assert!(parse_script(text, &GenericDialect {}).is_ok(), "a table and its alias");
+        let wrong = "SELECT * FROM (SELECT a FRM e EMIT FINAL x) s";
+        let error = parse_script(wrong, &GenericDialect {}).unwrap_err().to_string();
+        assert!(!error.contains("at the end"), "{error}");
     }
 }

@@ -1,7 +1,7 @@
 //! Scripts: several statements, each with the text its author wrote.
 
 use super::clause::{rewrite, tokenize};
-use super::emit::last_emit;
+use super::emit::{inner_emit, last_emit};
 use super::upkeep::{travel, upkeep};
 use super::view::cut_view;
 use super::watermark::{cut_watermark, place_generator};
@@ -101,14 +101,22 @@ fn parse_one(
 ) -> Result<(Statement, Option<Emit>), SqlError> {
     let rewritten = rewrite(tokens, dialect)?;
     let Some(clause) = last_emit(&rewritten) else {
-        return Ok((parse_whole(&rewritten, dialect)?, None));
+        return Ok((parse_emitless(&rewritten, dialect)?, None));
     };
     if let Ok(statement) = parse_whole(&rewritten, dialect) {
         return Ok((statement, None)); // a table or a column called emit, and its alias
     }
-    let statement = parse_whole(clause.before, dialect)?;
+    let statement = parse_emitless(clause.before, dialect)?;
     clause.check(&statement)?;
     Ok((statement, Some(clause.emit)))
+}
+
+/// The statement; where an EMIT is all that is wrong with it, that is said.
+fn parse_emitless(tokens: &[TokenWithSpan], dialect: &dyn Dialect) -> Result<Statement, SqlError> {
+    parse_whole(tokens, dialect).map_err(|error| match inner_emit(tokens) {
+        Some((misplaced, without)) if parse_whole(&without, dialect).is_ok() => misplaced,
+        _ => error,
+    })
 }
 
 fn parse_whole(tokens: &[TokenWithSpan], dialect: &dyn Dialect) -> Result<Statement, SqlError> {

@@ -1,7 +1,7 @@
 //! `CREATE MATERIALIZED VIEW`: its head, taken off the query that stays to be parsed.
 //!
 //! ```text
-//!   [EXPLAIN ...] CREATE [OR REPLACE] MATERIALIZED VIEW [IF NOT EXISTS] name
+//!   [EXPLAIN ...] CREATE [OR REPLACE] MATERIALIZED VIEW [IF NOT EXISTS] name [(column, ...)]
 //!     [LOCATION 'url'] [PARTITIONED BY (column, ...)] [OPTIONS ('name' 'value', ...)]
 //!   AS query
 //! ```
@@ -14,8 +14,8 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan};
 
-const USAGE: &str = "CREATE MATERIALIZED VIEW [IF NOT EXISTS] name [LOCATION 'url'] \
-                     [PARTITIONED BY (column, ...)] [OPTIONS ('name' 'value', ...)] AS SELECT ...";
+const USAGE: &str = "CREATE MATERIALIZED VIEW [IF NOT EXISTS] name [(column, ...)] \
+                     [LOCATION 'url'] [PARTITIONED BY (column, ...)] [OPTIONS ('name' 'value', ...)] AS SELECT ...";
 
 /// What CREATE MATERIALIZED VIEW says before its query.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ pub struct ViewClause {
     pub or_replace: bool,
     /// Whether it is no error if there is a table of this name.
     pub if_not_exists: bool,
+    /// What its columns are called, if not as those of the query.
+    pub columns: Vec<Ident>,
     /// Where its rows are to be.
     pub location: Option<String>,
     /// The columns that partition them.
@@ -89,6 +91,11 @@ fn find(tokens: &[TokenWithSpan]) -> Option<(usize, usize)> {
 fn head(parser: &mut Parser<'_>, or_replace: bool) -> Result<ViewClause, ParserError> {
     let if_not_exists = parser.parse_keywords(&[Keyword::IF, Keyword::NOT, Keyword::EXISTS]);
     let name = parser.parse_object_name(false)?;
+    let mut columns = Vec::new();
+    if parser.consume_token(&Token::LParen) {
+        columns = parser.parse_comma_separated(Parser::parse_identifier)?;
+        parser.expect_token(&Token::RParen)?;
+    }
     let (mut location, mut partition_by, mut options) = (None, None, None);
     while !parser.parse_keyword(Keyword::AS) {
         if location.is_none() && parser.parse_keyword(Keyword::LOCATION) {
@@ -114,6 +121,7 @@ fn head(parser: &mut Parser<'_>, or_replace: bool) -> Result<ViewClause, ParserE
         name,
         or_replace,
         if_not_exists,
+        columns,
         location,
         partition_by: partition_by.unwrap_or_default(),
         options: options.unwrap_or_default(),
@@ -152,7 +160,7 @@ mod tests {
     fn the_head_is_taken_off_and_the_query_stays() {
         let query = "SELECT a, 'AS b' FROM t -- AS c\n WHERE a > 1 EMIT CHANGES";
         for (head, explain) in [
-            ("CREATE MATERIALIZED VIEW IF NOT EXISTS s.v", ""),
+            ("CREATE MATERIALIZED VIEW IF NOT EXISTS s.v (x, \"Y z\")", ""),
             ("explain verbose create or replace materialized view s.v", "EXPLAIN VERBOSE "),
         ] {
             let rest =
@@ -166,6 +174,7 @@ mod tests {
                 (view.if_not_exists, view.or_replace),
                 (explain.is_empty(), !explain.is_empty())
             );
+            assert_eq!(view.columns.len(), if explain.is_empty() { 2 } else { 0 });
             assert_eq!(view.location.as_deref(), Some("u"));
             let options = [("a.b", "c"), ("merge_mode", "x;y")];
             assert_eq!(
@@ -185,7 +194,9 @@ mod tests {
             "CREATE MATERIALIZED VIEW v",
             "CREATE MATERIALIZED VIEW v AS",
             "CREATE MATERIALIZED VIEW AS SELECT 1",
-            "CREATE MATERIALIZED VIEW v (a) AS SELECT 1",
+            "CREATE MATERIALIZED VIEW v () AS SELECT 1",
+            "CREATE MATERIALIZED VIEW v (a BIGINT) AS SELECT 1",
+            "CREATE MATERIALIZED VIEW v LOCATION 'u' (a) AS SELECT 1",
             "CREATE MATERIALIZED VIEW v LOCATION 'u' LOCATION 'w' AS SELECT 1",
             "CREATE MATERIALIZED VIEW v OPTIONS ('a' 'b', A 'c') AS SELECT 1",
             "CREATE MATERIALIZED VIEW v SELECT 1",

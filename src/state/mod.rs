@@ -22,6 +22,6 @@ pub use error::StateError;
 pub use memory::{EncodedState, EpochChanges, Joined, Judged, OperatorMemory};
 pub use rollup::{
     Aggregates, FIXED_COLUMNS, FloatSum, GROUP_COLUMNS, GroupRows, OPEN_END, Part, ROLLUP_SHARDS,
-    RollupMemory, SESSIONS, hash_array, hashes_of, is_bounded, saved_groups,
+    RollupMemory, SESSIONS, TAKES_BACK, hash_array, hashes_of, is_bounded, saved_groups,
 };
 pub use sketch::{BitmapSketch, HllSketch, QuantileSketch, Sketch, SketchError, SketchKind};

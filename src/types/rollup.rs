@@ -14,6 +14,8 @@ pub struct RollupOptions {
     pub delay_us: i64,
     /// Whether `sum` and `avg` of floats are exact, so that the order of rows does not matter.
     pub exact_float_sums: bool,
+    /// Whether rows have a sign, so that a group may lose all that it had.
+    pub takes_back: bool,
     /// What makes sessions of rows, where they are grouped by such.
     pub session: Option<SessionOptions>,
 }

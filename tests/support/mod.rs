@@ -2,6 +2,7 @@
 
 pub(crate) mod busy;
 pub(crate) mod cuts;
+pub(crate) mod feeds;
 pub(crate) mod tables;
 
 use onefold::arrow::array::cast::AsArray;

@@ -142,23 +142,29 @@ impl ExecutionPlan for LocalRollupExec {
         let input = self.input.execute(partition, Arc::clone(&context))?;
         let (shape, steps) = (Arc::clone(&self.shape), Arc::clone(&self.steps));
         let metrics = self.metrics.clone();
-        let rows = async move {
-            let batch_rows = context.session_config().batch_size().max(1);
-            let count = |name| MetricBuilder::new(&metrics).counter(name, partition);
-            let (rows_in, states_out) = (count("rows_in"), count("states_out"));
-            let local = Local::new(shape, steps, &context)?;
-            let states = local.run(input, &rows_in).await?;
-            states_out.add(states.iter().map(RecordBatch::num_rows).sum());
-            let cut = states.into_iter().flat_map(move |batch| {
-                let starts = (0..batch.num_rows()).step_by(batch_rows);
-                let cut = move |from: usize| {
-                    Ok(batch.slice(from, batch_rows.min(batch.num_rows() - from)))
-                };
-                starts.map(cut)
-            });
-            Ok::<_, DataFusionError>(futures::stream::iter(cut))
-        };
-        let rows = futures::stream::once(rows).try_flatten();
+        let batch_rows = context.session_config().batch_size().max(1);
+        let count = |name| MetricBuilder::new(&metrics).counter(name, partition);
+        let (rows_in, states_out) = (count("rows_in"), count("states_out"));
+        let local = Local::new(shape, steps, &context);
+        let rows = futures::stream::try_unfold(Some((local, input)), move |rest| {
+            let (rows_in, states_out) = (rows_in.clone(), states_out.clone());
+            async move {
+                let Some((mut local, mut input)) = rest else { return Ok(None) };
+                let is_full = local.fold_some(&mut input, &rows_in).await?;
+                let states = local.take()?;
+                states_out.add(states.iter().map(RecordBatch::num_rows).sum());
+                let cut = states.into_iter().flat_map(move |batch| {
+                    let starts = (0..batch.num_rows()).step_by(batch_rows);
+                    let cut = move |from: usize| {
+                        Ok(batch.slice(from, batch_rows.min(batch.num_rows() - from)))
+                    };
+                    starts.map(cut)
+                });
+                let rest = is_full.then_some((local, input));
+                Ok::<_, DataFusionError>(Some((futures::stream::iter(cut), rest)))
+            }
+        });
+        let rows = rows.try_flatten();
         Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.shape.partial), rows)))
     }
 }
@@ -167,7 +173,7 @@ impl ExecutionPlan for LocalRollupExec {
 struct Local {
     shape: Arc<RollupShape>,
     steps: Arc<[Step]>,
-    /// One for each set that is folded from rows.
+    /// One for each set that is folded from rows, while it is.
     folds: Vec<Fold>,
     passed: Vec<Vec<RecordBatch>>,
     folded: BTreeMap<u64, u64>,
@@ -176,28 +182,28 @@ struct Local {
 }
 
 impl Local {
-    fn new(shape: Arc<RollupShape>, steps: Arc<[Step]>, context: &TaskContext) -> Result<Self> {
-        let roots = steps.iter().filter(|(_, from)| from.is_none());
-        let folds = roots.map(|_| Fold::new(&shape)).collect::<Result<Vec<_>>>()?;
+    fn new(shape: Arc<RollupShape>, steps: Arc<[Step]>, context: &TaskContext) -> Self {
         let reservation =
             MemoryConsumer::new("onefold local rollup").register(context.memory_pool());
-        Ok(Self {
-            passed: vec![Vec::new(); folds.len()],
+        Self {
+            passed: vec![Vec::new(); steps.iter().filter(|(_, from)| from.is_none()).count()],
             shape,
             steps,
-            folds,
+            folds: Vec::new(),
             folded: BTreeMap::new(),
             judged: BTreeMap::new(),
             reservation,
-        })
+        }
     }
 
-    /// Reads all rows; returns the states of all sets, with their shards.
-    async fn run(
-        mut self,
-        mut input: SendableRecordBatchStream,
+    /// Folds rows until there are no more; true if before that there is no more memory for states.
+    async fn fold_some(
+        &mut self,
+        input: &mut SendableRecordBatchStream,
         rows_in: &Count,
-    ) -> Result<Vec<RecordBatch>> {
+    ) -> Result<bool> {
+        let roots = self.steps.iter().filter(|(_, from)| from.is_none());
+        self.folds = roots.map(|_| Fold::new(&self.shape)).collect::<Result<_>>()?;
         while let Some(batch) = input.next().await.transpose()? {
             if batch.num_rows() > 0 {
                 rows_in.add(batch.num_rows());
@@ -205,16 +211,25 @@ impl Local {
                 let passed = self.passed.iter().flatten().map(RecordBatch::get_array_memory_size);
                 let held =
                     self.folds.iter().map(Fold::bytes).sum::<usize>() + passed.sum::<usize>();
-                self.reservation.try_resize(held)?;
+                if self.reservation.try_resize(held).is_err() {
+                    return Ok(true);
+                }
             }
             // Rows that are in memory would be read without a pause, and whoever was woken by this
             // thread waits for one.
             tokio::task::yield_now().await;
         }
-        let mut folded = self.passed;
-        for (rows, fold) in folded.iter_mut().zip(self.folds) {
+        Ok(false)
+    }
+
+    /// Takes the states of all sets, with their shards. More of the same groups may follow.
+    fn take(&mut self) -> Result<Vec<RecordBatch>> {
+        let mut folded: Vec<Vec<RecordBatch>> =
+            self.passed.iter_mut().map(std::mem::take).collect();
+        for (rows, fold) in folded.iter_mut().zip(std::mem::take(&mut self.folds)) {
             rows.extend(fold.finish()?);
         }
+        self.reservation.free();
         if let Some(hop) = self.shape.expressions.hop {
             let roots = self.steps.iter().filter(|(_, from)| from.is_none());
             for (rows, (set, _)) in folded.iter_mut().zip(roots) {
@@ -228,7 +243,9 @@ impl Local {
             }
         }
         let states = cascade(&self.shape, &self.steps, folded)?;
-        self.shape.memory.record(self.folded, self.judged);
+        let (folded, judged) = (&mut self.folded, &mut self.judged);
+        self.shape.memory.record(std::mem::take(folded), std::mem::take(judged));
+        self.reservation.free();
         states.iter().map(|rows| self.shape.sharded(rows, &hashes_of(rows))).collect()
     }
 
@@ -355,8 +372,7 @@ impl Local {
         let ordinal = ordinals.next()?;
         let earliest = ends.iter().copied().min()?;
         let is_late = self.is_late(earliest, max(watermarks));
-        (!is_late && ordinals.fold(true, |is_one, own| is_one & (own == ordinal)))
-            .then_some(ordinal)
+        (!is_late && ordinals.filter(|own| *own != ordinal).count() == 0).then_some(ordinal)
     }
 
     /// Whether a row has no window, for want of a time, or came after its window was closed.

@@ -82,16 +82,16 @@ impl PackedTable {
         mut next: u32,
         (ids, fresh): (&mut Vec<usize>, &mut Vec<u32>),
     ) {
-        let columns: [&[u64]; N] = columns.map(|column| column.as_ref());
+        let columns: [&[u64]; N] = columns.map(AsRef::as_ref);
         let count = columns[0].len();
         let (mut spreads, mut touched) = ([0; BLOCK_ROWS], 0);
         for from in (0..count).step_by(BLOCK_ROWS) {
             let block = from..count.min(from + BLOCK_ROWS);
-            let mask = self.slots.len() - 1;
+            let slots = self.slots.len();
             for (row, own) in block.clone().zip(&mut spreads) {
                 let group = columns.iter().map(|column| column[row]);
                 *own = self.spread(group, words.null(row));
-                touched ^= self.slots[*own as usize & mask].mark;
+                touched ^= self.slots[*own as usize & (slots - 1)].mark;
             }
             for (row, spread) in block.zip(spreads) {
                 let mark = words.null(row) + 1;
@@ -251,7 +251,8 @@ mod tests {
             let mut model = HashMap::new();
             for batch in rows.chunks(batch_rows) {
                 let arrays = (0..columns).map(|column| {
-                    Arc::new(Int64Array::from_iter(batch.iter().map(|row| value(row, column)))) as _
+                    let values = batch.iter().map(|row| value(row, column));
+                    Arc::new(values.collect::<Int64Array>()) as _
                 });
                 let words = Words::try_new(&arrays.collect::<Vec<ArrayRef>>()).unwrap();
                 let group = |row| (0..columns).map(|own| value(row, own)).collect::<Vec<_>>();

@@ -5,7 +5,9 @@ use super::window::{NO_END, WindowColumn, ends};
 use super::{GlobalRollupExec, LocalRollupExec};
 use crate::key::KeyHasher;
 use crate::operator::DedupError;
-use crate::state::{Aggregates, GROUP_COLUMNS, OPEN_END, RollupMemory, SESSIONS, hash_array};
+use crate::state::{
+    Aggregates, GROUP_COLUMNS, OPEN_END, RollupMemory, SESSIONS, TAKES_BACK, hash_array,
+};
 use crate::types::RollupOptions;
 use arrow::array::{ArrayRef, Int64Array, UInt8Array, UInt64Array, new_null_array};
 use arrow::compute::cast;
@@ -121,6 +123,9 @@ pub fn plan_epoch_rollup(
     let mut about = HashMap::from([(GROUP_COLUMNS.to_owned(), columns.to_string())]);
     if options.session.is_some() {
         about.insert(SESSIONS.to_owned(), String::new());
+    }
+    if options.takes_back {
+        about.insert(TAKES_BACK.to_owned(), String::new());
     }
     let rows = Arc::new(Schema::new_with_metadata(fields.clone(), about));
     let shard = [Field::new(SHARD, DataType::UInt8, false)];

@@ -44,6 +44,11 @@ pub(super) fn steps_of(rows: &RecordBatch) -> &UInt64Array {
     rows.column(rows.num_columns() - 1).as_primitive::<UInt64Type>()
 }
 
+/// Whether the last column of `rows` is their step.
+pub(super) fn has_step(rows: &RecordBatch) -> bool {
+    rows.schema().fields().last().is_some_and(|own| own.name() == STEP)
+}
+
 /// Rows without the steps that wrote them, as those of a chunk.
 pub(super) fn without_step(rows: &RecordBatch) -> Result<RecordBatch, StateError> {
     let columns: Vec<usize> = (0..rows.num_columns() - 1).collect();

@@ -256,7 +256,8 @@ impl RollupMemory {
 
 impl OperatorMemory for RollupMemory {
     fn fingerprint(&self) -> String {
-        let RollupOptions { emit, lateness_us, delay_us, session, exact_float_sums } = self.options;
+        let RollupOptions { emit, lateness_us, delay_us, session, exact_float_sums, .. } =
+            self.options;
         let sums = if exact_float_sums { ", exact float sums" } else { "" };
         // The states of DataFusion's aggregates are its own, and may change with its major version.
         let host = DATAFUSION_VERSION.split('.').next().unwrap_or_default();
@@ -334,7 +335,7 @@ impl OperatorMemory for RollupMemory {
         for file in files {
             runs.add(&file)?;
         }
-        // Only other files could hold a session that is gone.
+        // Only other files could hold what is gone.
         let mut merged = runs.merge(which == Joined::Some)?;
         let mut encoder = format::Encoder::new(JOINED_HELD_MAX);
         while let Some(rows) = merged.take(READ_ROWS, None)? {

@@ -12,7 +12,8 @@
 //! Merging is commutative and associative, so the states do not depend on how rows were cut into
 //! epochs or partitions; float sums agree up to rounding, or exactly if they are told to. A group is
 //! closed once its window's end and the allowed lateness have been passed by the watermark: every row
-//! that could still change it is late by the rollup's own rule. Then it leaves memory and files.
+//! that could still change it is late by the rollup's own rule. Then it leaves memory and files. So
+//! does a group whose rows were all taken back, files only when all are joined; see [`gone`].
 //!
 //! # Memory
 //!
@@ -30,6 +31,7 @@ mod aggregates;
 mod chunks;
 mod float_sum;
 mod format;
+mod gone;
 mod held;
 mod memory;
 mod runs;
@@ -41,10 +43,13 @@ mod tests;
 #[cfg(test)]
 mod tests_files;
 #[cfg(test)]
+mod tests_gone;
+#[cfg(test)]
 mod tests_sessions;
 
 pub use aggregates::{Aggregates, Part, is_bounded};
 pub use float_sum::FloatSum;
+pub use gone::TAKES_BACK;
 pub use memory::saved_groups;
 pub use memory::{ROLLUP_SHARDS, RollupMemory};
 pub use sessions::SESSIONS;

@@ -13,7 +13,7 @@
 //! block of each is in memory.
 
 use super::chunks::Rows;
-use super::sessions::is_gone;
+use super::gone::gone_of;
 use super::shard::{ends_of, hashes_of};
 use super::spill::SpillFiles;
 use super::{ROLLUP_SHARDS, format};
@@ -118,7 +118,7 @@ impl Runs {
         Ok(())
     }
 
-    /// Begins to merge them; rows that say that a session is gone are left out unless `keeps_gone`.
+    /// Begins to merge them; rows that say that something is gone are left out unless `keeps_gone`.
     pub(super) fn merge(mut self, keeps_gone: bool) -> Result<Merged, StateError> {
         if self.is_spilled {
             self.spill()?; // those that take them need the room
@@ -236,7 +236,7 @@ impl Cursor {
             (self.parts, self.block) = (self.parts.split_off(1), 0);
         };
         self.keys = keys_of(&self.rows);
-        self.gone = is_gone(&self.rows)?;
+        self.gone = gone_of(&self.rows)?;
         self.row = 0;
         Ok(true)
     }

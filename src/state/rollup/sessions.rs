@@ -320,8 +320,9 @@ impl SessionShard {
     }
 }
 
-/// Which of saved rows, with their steps, say that a session is gone; `None` if they are no sessions.
-pub(super) fn is_gone(rows: &RecordBatch) -> Result<Option<BooleanArray>, ArrowError> {
+/// Which of saved rows, with their steps, say that a session went into another; `None` if they are no
+/// sessions.
+pub(super) fn merged_of(rows: &RecordBatch) -> Result<Option<BooleanArray>, ArrowError> {
     if !rows.schema().metadata().contains_key(SESSIONS) {
         return Ok(None);
     }

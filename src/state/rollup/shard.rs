@@ -2,6 +2,7 @@
 
 use super::Aggregates;
 use super::chunks::{Found, Rows};
+use super::gone::empty_groups;
 use super::spill::SpillFile;
 use crate::key::{KeyValue, TieredTable};
 use crate::state::StateError;
@@ -250,6 +251,7 @@ impl Shard {
         let changed = match self.fresh.take() {
             Some(chunk) => {
                 let rows = self.chunks[chunk].rows.all()?;
+                self.forget_empty(&rows)?;
                 let is_open = |row: &u32| ends_of(&rows).value(*row as usize) > last;
                 let open: Vec<u32> = (0..rows.num_rows() as u32).filter(is_open).collect();
                 match open.len() {
@@ -271,6 +273,15 @@ impl Shard {
             }
         }
         Ok(changed)
+    }
+
+    /// Forgets those groups of the newest chunk whose rows were all taken back.
+    fn forget_empty(&mut self, newest: &RecordBatch) -> Result<()> {
+        let Some(empty) = empty_groups(newest) else { return Ok(()) };
+        for (hash, _) in hashes_of(newest).into_iter().zip(empty).filter(|(_, empty)| *empty) {
+            self.places.remove(hash)?;
+        }
+        Ok(())
     }
 
     fn rows_at(&self, places: &[(usize, usize)]) -> Result<Option<RecordBatch>> {

@@ -52,6 +52,7 @@ pub(super) fn memory_in(bytes_max: u64, pool: &Arc<dyn MemoryPool>) -> RollupMem
         lateness_us: 0,
         delay_us: 0,
         exact_float_sums: false,
+        takes_back: false,
         session: None,
     };
     RollupMemory::new("rollup", options, bytes_max, pool)

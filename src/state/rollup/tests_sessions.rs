@@ -113,6 +113,7 @@ fn memory(bytes_max: u64) -> RollupMemory {
         lateness_us: 0,
         delay_us: 0,
         exact_float_sums: false,
+        takes_back: false,
         session: Some(SessionOptions { column: 1, gap_us: GAP }),
     };
     let pool = Arc::new(UnboundedMemoryPool::default()) as _;
