@@ -5,8 +5,9 @@
 //!   frozen    a row of a known group is folded; any other passes through as a state of its own
 //! ```
 //!
-//! It freezes when it is large and most groups had one row: keys that come often were seen by then
-//! and stay, and keys that do not come back would only fill memory.
+//! It freezes when it is large and its groups had fewer than two rows each, taken together: keys that
+//! come often were seen by then and stay, and keys that do not come back would only fill memory. Beside
+//! a key that has most of the rows it may grow to [`GROUPS_MAX`] first.
 
 use super::packed::{PackedTable, Words};
 use super::shape::RollupShape;
