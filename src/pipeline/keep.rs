@@ -129,19 +129,26 @@ async fn write_parts(
 ) -> Result<String, PipelineError> {
     let failed = |cause| PipelineError::Store { path: path.to_owned(), cause };
     let mut upload = store.put_multipart(&Path::from(path)).await.map_err(failed)?;
-    let (mut reader, mut sum) = (content.reader()?, Sha256Sum::default());
-    loop {
-        let mut part = Vec::with_capacity(PART_BYTES);
-        let read = reader.by_ref().take(PART_BYTES as u64).read_to_end(&mut part);
-        read.map_err(StateError::disk)?;
-        if part.is_empty() {
-            break;
+    let sent = async {
+        let (mut reader, mut sum) = (content.reader()?, Sha256Sum::default());
+        loop {
+            let mut part = Vec::with_capacity(PART_BYTES);
+            let read = reader.by_ref().take(PART_BYTES as u64).read_to_end(&mut part);
+            read.map_err(StateError::disk)?;
+            if part.is_empty() {
+                break;
+            }
+            sum.add(&part);
+            upload.put_part(part.into()).await.map_err(failed)?;
         }
-        sum.add(&part);
-        upload.put_part(part.into()).await.map_err(failed)?;
+        upload.complete().await.map_err(failed)?;
+        Ok(sum.to_hex())
+    };
+    let sent = sent.await;
+    if sent.is_err() {
+        drop(upload.abort().await); // else stores keep the parts, and their price
     }
-    upload.complete().await.map_err(failed)?;
-    Ok(sum.to_hex())
+    sent
 }
 
 async fn read(store: &dyn ObjectStore, path: &str, sha256: &str) -> Result<Bytes, PipelineError> {

@@ -273,6 +273,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_nobody_reads_yet_waits_for_the_object_that_can_name_it_and_not_for_a_cache() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = DurableLocal::new();
+        let path = |name: &str| Path::from_absolute_path(folder.path()).unwrap().join(name);
+        let put = async |name, options| {
+            store.put_opts(&path(name), "x".into(), options).await.unwrap();
+            store.unsynced.count()
+        };
+        assert_eq!(put("one", unread()).await, 1);
+        assert_eq!(put("two", unread()).await, 2);
+        assert_eq!(put("3.crc", PutMode::Create.into()).await, 2);
+        assert_eq!(put("3.json", PutMode::Create.into()).await, 0);
+        assert_eq!(put("four", unread()).await, 1);
+        assert_eq!(put("_last_checkpoint", PutMode::Overwrite.into()).await, 0);
+    }
+
+    #[tokio::test]
     async fn a_staging_file_left_by_a_crash_is_neither_read_nor_in_the_way() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("x#1"), "half").unwrap();
