@@ -9,7 +9,7 @@
 //! come often were seen by then and stay, and keys that do not come back would only fill memory. Beside
 //! a key that has most of the rows it may grow to [`GROUPS_MAX`] first.
 
-use super::packed::{PackedTable, Words};
+use super::packed::{BLOCK_ROWS, PackedTable, Words};
 use super::shape::RollupShape;
 use crate::key::{Entry, KeyTable};
 use crate::state::FIXED_COLUMNS;
@@ -26,9 +26,6 @@ use std::sync::Arc;
 const GROUPS_MIN: usize = 1 << 16;
 /// Groups at which it freezes in any case.
 const GROUPS_MAX: usize = 1 << 20;
-
-/// Rows whose groups are looked for together, so that their cache misses overlap.
-const BLOCK_ROWS: usize = 64;
 
 /// Rows to be folded.
 pub(super) struct Rows<'a> {

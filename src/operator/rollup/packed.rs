@@ -16,7 +16,7 @@ const SLOTS_MIN: usize = 1 << 10;
 const SPREAD: u128 = 0x9E37_79B9_7F4A_7C15;
 
 /// Rows whose groups are looked for together, so that their cache misses overlap.
-const BLOCK_ROWS: usize = 64;
+pub(super) const BLOCK_ROWS: usize = 64;
 
 /// The values of a group: a word for each column, and which of them are NULL; those words are 0.
 pub(super) type Packed = ([u64; COLUMNS_MAX], u32);
@@ -51,8 +51,8 @@ impl PackedTable {
         !types.is_empty() && types.len() <= COLUMNS_MAX && types.iter().all(takes)
     }
 
-    /// An empty table with room for `groups` of so many columns; who does not know `seed` cannot choose values that
-    /// meet.
+    /// An empty table with room for `groups` of so many columns; who does not know `seed` cannot
+    /// choose values that meet.
     pub(super) fn new(groups: usize, columns: usize, seed: u64) -> Self {
         let slots = (groups * 2).next_power_of_two().max(SLOTS_MIN);
         Self { slots: vec![Slot::default(); slots], used: 0, seed, columns }

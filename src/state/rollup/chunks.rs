@@ -48,6 +48,23 @@ impl Rows {
         Ok(())
     }
 
+    /// Moves the rows of chunks, but perhaps the newest, to `file`; returns the bytes of memory that
+    /// all take then.
+    pub(super) fn spill_all<'a>(
+        chunks: impl DoubleEndedIterator<Item = &'a mut Self>,
+        file: &Arc<SpillFile>,
+        keeps_newest: bool,
+    ) -> Result<usize, StateError> {
+        let mut bytes = 0;
+        for (age, rows) in chunks.rev().enumerate() {
+            if age > 0 || !keeps_newest {
+                rows.spill(file)?;
+            }
+            bytes += rows.bytes();
+        }
+        Ok(bytes)
+    }
+
     /// Batches that hold the rows at `places`, each a chunk and a row, and where they are in those.
     pub(super) fn batches_at(chunks: &[&Self], places: &[(usize, usize)]) -> Result<Found> {
         let mut wanted: Vec<Vec<usize>> = vec![Vec::new(); chunks.len()];

@@ -251,12 +251,8 @@ impl SessionShard {
         file: &Arc<SpillFile>,
         keeps_newest: bool,
     ) -> Result<(), StateError> {
-        let kept = usize::from(keeps_newest);
-        for chunk in self.chunks.iter_mut().rev().skip(kept) {
-            let before = chunk.rows.bytes();
-            chunk.rows.spill(file)?;
-            self.bytes = self.bytes - before + chunk.rows.bytes();
-        }
+        let chunks = self.chunks.iter_mut().map(|chunk| &mut chunk.rows);
+        self.bytes = Rows::spill_all(chunks, file, keeps_newest)?;
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use super::format::decode;
 use super::*;
 use crate::state::{EncodedState, Joined, OperatorMemory, StateContent, hash_array};
-use crate::types::{Emit, EventTime, RollupOptions, Watermark};
+use crate::types::{EventTime, RollupOptions, Watermark};
 use arrow::array::cast::AsArray;
 use arrow::array::types::Int64Type;
 use arrow::array::{ArrayRef, Int64Array};
@@ -47,15 +47,7 @@ fn memory(bytes_max: u64) -> RollupMemory {
 }
 
 pub(super) fn memory_in(bytes_max: u64, pool: &Arc<dyn MemoryPool>) -> RollupMemory {
-    let options = RollupOptions {
-        emit: Emit::Changes,
-        lateness_us: 0,
-        delay_us: 0,
-        exact_float_sums: false,
-        takes_back: false,
-        session: None,
-    };
-    RollupMemory::new("rollup", options, bytes_max, pool)
+    RollupMemory::new("rollup", RollupOptions::default(), bytes_max, pool)
 }
 
 /// The same files.

@@ -4,7 +4,7 @@ use super::format::decode;
 use super::tests::{Files, copies, join};
 use super::{Aggregates, GROUP_COLUMNS, GroupRows, RollupMemory, SESSIONS};
 use crate::state::{OperatorMemory, StateContent, hash_array, saved_groups};
-use crate::types::{Emit, EventTime, RollupOptions, SessionOptions, Watermark};
+use crate::types::{EventTime, RollupOptions, SessionOptions, Watermark};
 use arrow::array::{ArrayRef, Int64Array, TimestampMicrosecondArray};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
@@ -108,14 +108,8 @@ fn sessions_beyond_the_limit_are_on_disk_but_for_their_bounds() {
 }
 
 fn memory(bytes_max: u64) -> RollupMemory {
-    let options = RollupOptions {
-        emit: Emit::Changes,
-        lateness_us: 0,
-        delay_us: 0,
-        exact_float_sums: false,
-        takes_back: false,
-        session: Some(SessionOptions { column: 1, gap_us: GAP }),
-    };
+    let session = Some(SessionOptions { column: 1, gap_us: GAP });
+    let options = RollupOptions { session, ..RollupOptions::default() };
     let pool = Arc::new(UnboundedMemoryPool::default()) as _;
     RollupMemory::new("rollup", options, bytes_max, &pool)
 }
