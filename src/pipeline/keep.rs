@@ -1,6 +1,7 @@
 //! Objects named by a manifest: written to unique names, and read back only if they are whole.
 
 use super::PipelineError;
+use super::join::blocking;
 use crate::commit::{MANIFEST_FORMAT, Manifest, ManifestRef};
 use crate::state::{ContentWriter, EncodedState, StateContent, StateError};
 use crate::store::{Sha256Sum, WholeError, read_pieces, read_whole, sha256_of, unread};
@@ -106,8 +107,9 @@ pub(super) async fn write_state(
 ) -> Result<StateFile, PipelineError> {
     let sha256 = match state.content.held() {
         Some(bytes) => {
-            write(store, &path, bytes.clone()).await?;
-            sha256_of(bytes)
+            let (written, sum) = futures::join!(write(store, &path, bytes.clone()), sum_of(bytes));
+            written?;
+            sum?
         }
         None => write_parts(store, &path, &state.content).await?,
     };
@@ -119,6 +121,15 @@ pub(super) async fn write_state(
         time_max_us: state.time_max.map(|at| at.0),
         path,
     })
+}
+
+/// The SHA-256 of `bytes`; of many it is not made on the async worker.
+async fn sum_of(bytes: &Bytes) -> Result<String, PipelineError> {
+    if bytes.len() <= HELD_MAX {
+        return Ok(sha256_of(bytes));
+    }
+    let bytes = bytes.clone();
+    blocking(move || Ok(sha256_of(&bytes))).await
 }
 
 /// Writes what is on local disk, part by part; returns its SHA-256.

@@ -20,6 +20,7 @@
 //!
 //! What the files mean, and what to do when an answer is lost: that is `commit` and `delta`.
 
+mod buffers;
 mod durable;
 mod error;
 mod location;

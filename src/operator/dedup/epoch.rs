@@ -1,11 +1,12 @@
 //! `DedupEpochExec`: DEDUP of one epoch of a pipeline, against what earlier epochs accepted.
 
-use super::facts::{Facts, facts};
+use super::facts::facts;
 use super::{DedupError, DedupExpressions};
 use crate::key::KeyHasher;
 use crate::state::{DEDUP_SHARDS, DedupMemory, DedupRow, DedupRows, Judged};
 use crate::types::{DedupOptions, LatePolicy, Position, format_duration_us};
 use arrow::array::{Array, BooleanArray};
+use arrow::buffer::NullBuffer;
 use arrow::compute::filter_record_batch;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
@@ -185,7 +186,8 @@ impl ExecutionPlan for DedupEpochExec {
 
 /// One input partition, read to its end, with its rows by shard.
 struct Held {
-    batches: Vec<(RecordBatch, Facts)>,
+    /// With which rows of each could be decided, if not all.
+    batches: Vec<(RecordBatch, Option<NullBuffer>)>,
     rows: DedupRows,
 }
 
@@ -263,7 +265,7 @@ impl EpochJudge {
                 rows.push(DedupRow::new(*hash, at, position, first + row as u64));
             }
             first += batch.num_rows() as u64;
-            batches.push((batch, facts));
+            batches.push((batch, facts.times.nulls().cloned()));
             tokio::task::yield_now().await; // rows in memory would be read without a pause
         }
         self.memory.record(late);
@@ -301,18 +303,22 @@ impl EpochJudge {
         Ok(dropped)
     }
 
-    fn filter(&self, held: Vec<(RecordBatch, Facts)>, dropped: &[u64]) -> Result<Vec<RecordBatch>> {
+    fn filter(
+        &self,
+        held: Vec<(RecordBatch, Option<NullBuffer>)>,
+        dropped: &[u64],
+    ) -> Result<Vec<RecordBatch>> {
         let drops_late = self.options.late == LatePolicy::Drop;
         let (mut first, mut next) = (0, 0);
         let mut kept = Vec::with_capacity(held.len());
-        for (batch, facts) in held {
+        for (batch, decided) in held {
             let end = first + batch.num_rows() as u64;
             let own = next + dropped[next..].partition_point(|row| *row < end);
-            let hides_late = drops_late && facts.times.null_count() > 0;
-            if next == own && !hides_late {
+            let hidden = decided.filter(|own| drops_late && own.null_count() > 0);
+            if next == own && hidden.is_none() {
                 kept.push(batch);
             } else {
-                let mut keep: Vec<bool> = match facts.times.nulls().filter(|_| hides_late) {
+                let mut keep: Vec<bool> = match hidden {
                     Some(decided) => decided.iter().collect(),
                     None => vec![true; batch.num_rows()],
                 };

@@ -288,10 +288,7 @@ impl OperatorMemory for DedupMemory {
 
     fn finish_epoch(&self, watermark: Option<Watermark>) -> Result<EpochChanges, StateError> {
         let mut shards: Vec<_> = self.shards.iter().map(locked).collect();
-        let added = encode(
-            shards.iter().map(|shard| shard.added().len()).sum(),
-            shards.iter().flat_map(|shard| shard.added()),
-        );
+        let added = encode(shards.iter().flat_map(|shard| shard.added()));
         for anchors in &mut shards {
             let before = anchors.bytes() as u64;
             anchors.clear_added();
@@ -328,7 +325,7 @@ impl OperatorMemory for DedupMemory {
             let bytes = file.to_bytes()?;
             live.extend(decode(&bytes)?.filter(|(_, at)| !point.is_forgotten(*at)));
         }
-        Ok(encode(live.len(), live.into_iter()))
+        Ok(encode(live.iter().copied()))
     }
 
     fn state_bytes(&self) -> u64 {
