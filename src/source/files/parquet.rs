@@ -8,9 +8,10 @@ use crate::store::ParquetObject;
 use crate::types::PartitionId;
 use arrow::array::{Array, new_null_array};
 use arrow::compute::{cast, filter_record_batch};
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::parquet::arrow::ProjectionMask;
+use datafusion::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use datafusion::parquet::arrow::async_reader::{
     ParquetRecordBatchStream, ParquetRecordBatchStreamBuilder,
 };
@@ -53,7 +54,7 @@ impl ParquetFile {
             size_bytes: entry.size_bytes,
         };
         let failed = |error| failed(&id, error);
-        let builder = ParquetRecordBatchStreamBuilder::new(object).await.map_err(failed)?;
+        let builder = builder(object, schema).await.map_err(failed)?;
         let names = schema.fields().iter().map(|field| field.name().as_str());
         let mask = ProjectionMask::columns(builder.parquet_schema(), names);
         let rows = builder
@@ -123,6 +124,34 @@ impl ParquetFile {
     fn invalid(&self, error: &dyn fmt::Display) -> SourceError {
         SourceError::Invalid { source_name: self.id.to_string(), reason: error.to_string() }
     }
+}
+
+/// Reads texts as views of the file's pages where that is how they are declared; else each would
+/// be copied once more.
+async fn builder(
+    mut object: ParquetObject,
+    declared: &SchemaRef,
+) -> Result<ParquetRecordBatchStreamBuilder<ParquetObject>, ParquetError> {
+    let found = ArrowReaderMetadata::load_async(&mut object, ArrowReaderOptions::new()).await?;
+    let read_as = |field: &FieldRef| {
+        let wanted = declared.field_with_name(field.name()).ok().map(Field::data_type);
+        match (field.data_type(), wanted) {
+            (DataType::Utf8 | DataType::LargeUtf8, Some(view @ DataType::Utf8View))
+            | (DataType::Binary | DataType::LargeBinary, Some(view @ DataType::BinaryView)) => {
+                Arc::new(field.as_ref().clone().with_data_type(view.clone()))
+            }
+            _ => Arc::clone(field),
+        }
+    };
+    let fields: Fields = found.schema().fields().iter().map(read_as).collect();
+    let found = if fields == *found.schema().fields() {
+        found
+    } else {
+        let schema = Schema::new_with_metadata(fields, found.schema().metadata().clone());
+        let options = ArrowReaderOptions::new().with_schema(Arc::new(schema));
+        ArrowReaderMetadata::try_new(Arc::clone(found.metadata()), options)?
+    };
+    Ok(ParquetRecordBatchStreamBuilder::new_with_metadata(object, found))
 }
 
 fn failed(id: &PartitionId, error: ParquetError) -> SourceError {
