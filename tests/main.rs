@@ -14,6 +14,7 @@ mod feed_versions;
 mod feeds;
 mod float_sums;
 mod group_writers;
+mod hop_memory;
 mod hops;
 mod lookups;
 mod merges;

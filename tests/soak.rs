@@ -26,18 +26,18 @@ const ROWS: i64 = 3_000;
 const STATE_BYTES_MAX: u64 = 400_000;
 
 /// The consumer that a local fold is to the pool.
-const FOLD: &str = "onefold local rollup";
+pub(crate) const FOLD: &str = "onefold local rollup";
 
 /// A pool that knows the most that each consumer had.
 #[derive(Debug)]
-struct Watched {
+pub(crate) struct Watched {
     inner: GreedyMemoryPool,
     most: Mutex<HashMap<String, usize>>,
-    refused: Mutex<u64>,
+    pub(crate) refused: Mutex<u64>,
 }
 
 impl Watched {
-    fn of(limit: usize) -> Arc<Self> {
+    pub(crate) fn of(limit: usize) -> Arc<Self> {
         let inner = GreedyMemoryPool::new(limit);
         Arc::new(Self { inner, most: Mutex::default(), refused: Mutex::default() })
     }
@@ -49,7 +49,7 @@ impl Watched {
     }
 
     /// The most that a consumer of this name had since the last call.
-    fn take(&self, name: &str) -> usize {
+    pub(crate) fn take(&self, name: &str) -> usize {
         self.most.lock().unwrap().remove(name).unwrap_or_default()
     }
 }
@@ -89,14 +89,15 @@ impl MemoryPool for Watched {
     }
 }
 
-/// A session over `store` whose operators have `pool` together, with the two pipelines.
-async fn opened(
+/// A session over `store` whose operators have `pool` together.
+pub(crate) fn session_in(
+    pool: &Arc<Watched>,
     store: &Arc<dyn ObjectStore>,
     source: &MemorySource,
-    pool: &Arc<Watched>,
+    state_bytes_max: u64,
 ) -> SessionContext {
     let mut settings = Settings::default();
-    settings.state_bytes_max = STATE_BYTES_MAX;
+    settings.state_bytes_max = state_bytes_max;
     let ports = Ports { clock: Arc::new(SimulatedClock::default()), ..Ports::default() };
     let config = SessionConfig::new().with_target_partitions(2);
     let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::clone(pool) as _).build_arc();
@@ -111,6 +112,16 @@ async fn opened(
     };
     let options = SourceTableOptions { watermark: Some(watermark), is_unbounded: true };
     context.register_source("events", Arc::new(source.clone()), options).unwrap();
+    context
+}
+
+/// The same, with the two pipelines.
+async fn opened(
+    store: &Arc<dyn ObjectStore>,
+    source: &MemorySource,
+    pool: &Arc<Watched>,
+) -> SessionContext {
+    let context = session_in(pool, store, source, STATE_BYTES_MAX);
     run(
         &context,
         "CREATE EXTERNAL TABLE ever (m BIGINT NOT NULL, c BIGINT, s BIGINT, PRIMARY KEY (m))

@@ -13,23 +13,17 @@
 //! A row may come too late for its first windows and not for the others, so rows of one pane are
 //! folded apart by the first window that still takes them: a state's end is the end of that window.
 
-use super::shape::{GroupingSet, RollupShape, end_or_open};
-use crate::key::{Entry, KeyTable};
 use crate::operator::time::{in_units, to_micros};
 use crate::state::FIXED_COLUMNS;
 use arrow::array::cast::AsArray;
 use arrow::array::types::Int64Type;
-use arrow::array::{Array, ArrayRef, Int64Array, UInt32Array};
-use arrow::compute::{cast, concat, concat_batches, take, take_record_batch};
+use arrow::array::{ArrayRef, Int64Array};
+use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
-use datafusion::execution::memory_pool::MemoryReservation;
 use std::sync::Arc;
-
-/// Bytes that a window takes besides its columns.
-const HASH_BYTES: usize = 48;
 
 /// A column of the group that holds the starts of windows that overlap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,40 +79,8 @@ impl HopColumn {
         Ok(())
     }
 
-    /// The states of windows, from those of the panes of `set`; what they take is added to `held`.
-    ///
-    /// # Errors
-    ///
-    /// More windows than there is memory for.
-    pub(super) fn expand(
-        self,
-        shape: &RollupShape,
-        set: &GroupingSet,
-        panes: &[RecordBatch],
-        held: &MemoryReservation,
-    ) -> Result<Option<RecordBatch>> {
-        let Some(first) = panes.first() else { return Ok(None) };
-        let panes = concat_batches(&first.schema(), panes)?;
-        let open = self.open(&panes)?;
-        let mut windows = Windows::default();
-        for back in 0..self.windows() {
-            let takes: Vec<u32> =
-                (0..).zip(&open).filter(|(_, own)| **own > back).map(|(row, _)| row).collect();
-            if takes.is_empty() {
-                break;
-            }
-            let panes = if takes.len() == panes.num_rows() {
-                panes.clone()
-            } else {
-                take_record_batch(&panes, &UInt32Array::from(takes))?
-            };
-            held.try_grow(windows.add(shape, self, &panes, back)?)?;
-        }
-        windows.finish(shape, set).map(Some)
-    }
-
     /// How many windows take each pane; those that do are its last ones.
-    fn open(self, panes: &RecordBatch) -> Result<Vec<i64>> {
+    pub(super) fn open(self, panes: &RecordBatch) -> Result<Vec<i64>> {
         let starts = to_micros(panes.column(FIXED_COLUMNS + self.column))?;
         let ends = panes.column(1).as_primitive::<Int64Type>().values();
         let open = |(start, end): (Option<i64>, &i64)| match start {
@@ -129,7 +91,7 @@ impl HopColumn {
     }
 
     /// The starts of the windows that began `back` slides before each of `panes`.
-    fn starts(self, panes: &ArrayRef, back: i64) -> Result<ArrayRef> {
+    pub(super) fn starts(self, panes: &ArrayRef, back: i64) -> Result<ArrayRef> {
         if back == 0 {
             return Ok(Arc::clone(panes));
         }
@@ -144,73 +106,6 @@ impl HopColumn {
                 })
             })?;
         Ok(cast(&starts, time)?)
-    }
-}
-
-/// Windows that grow, pane by pane.
-#[derive(Default)]
-struct Windows {
-    ids: KeyTable<u32>,
-    hashes: Vec<u128>,
-    /// The columns of the groups, in parts.
-    groups: Vec<Vec<ArrayRef>>,
-    /// States of panes, and the windows that they go into.
-    parts: Vec<(Vec<ArrayRef>, Vec<usize>)>,
-}
-
-impl Windows {
-    /// Adds panes to the windows that began `back` slides before them; returns how many bytes more
-    /// are held.
-    fn add(
-        &mut self,
-        shape: &RollupShape,
-        hop: HopColumn,
-        panes: &RecordBatch,
-        back: i64,
-    ) -> Result<usize> {
-        let states = FIXED_COLUMNS + shape.group_columns();
-        let mut groups = panes.columns()[FIXED_COLUMNS..states].to_vec();
-        groups[hop.column] = hop.starts(&groups[hop.column], back)?;
-        let mut hashes = Vec::with_capacity(panes.num_rows());
-        shape.hasher.hash(&groups, &mut hashes)?;
-        let (mut ids, mut fresh) = (Vec::with_capacity(hashes.len()), Vec::new());
-        for (row, hash) in hashes.into_iter().enumerate() {
-            let next = self.hashes.len() as u32;
-            match self.ids.find_or_insert(hash, next) {
-                Entry::Found(id) => ids.push(*id as usize),
-                Entry::Added => {
-                    ids.push(next as usize);
-                    self.hashes.push(hash);
-                    fresh.push(row as u32);
-                }
-            }
-        }
-        let fresh = UInt32Array::from(fresh);
-        let picked = groups.iter().map(|column| take(column, &fresh, None));
-        let picked = picked.collect::<Result<Vec<_>, _>>()?;
-        let states = panes.columns()[states..].to_vec();
-        // The states of a new window are about as large as those of a pane.
-        let arrays = picked.iter().chain(&states).map(Array::get_array_memory_size);
-        let bytes =
-            arrays.sum::<usize>() + ids.len() * size_of::<usize>() + fresh.len() * HASH_BYTES;
-        self.groups.push(picked);
-        self.parts.push((states, ids));
-        Ok(bytes)
-    }
-
-    fn finish(self, shape: &RollupShape, set: &GroupingSet) -> Result<RecordBatch> {
-        let count = self.hashes.len();
-        let parts: Vec<(&[ArrayRef], &[usize])> =
-            self.parts.iter().map(|(states, ids)| (states.as_slice(), ids.as_slice())).collect();
-        let merged = shape.aggregates.merge(&parts, count)?;
-        let mut groups = Vec::with_capacity(shape.group_columns());
-        for column in 0..shape.group_columns() {
-            let parts: Vec<&dyn Array> =
-                self.groups.iter().map(|part| part[column].as_ref()).collect();
-            groups.push(concat(&parts)?);
-        }
-        let ends = shape.ends(set, &groups, count)?;
-        shape.rows((&self.hashes, end_or_open(ends)), groups, merged)
     }
 }
 

@@ -1,10 +1,11 @@
 //! `LocalRollupExec`: the rows of one partition to partial states.
 
 use super::cascade::{Step, cascade, order};
+use super::expand::Expansion;
 use super::fold::{Fold, Rows};
 use super::hop::HopColumn;
 use super::session;
-use super::shape::{RollupShape, end_or_open};
+use super::shape::{GroupingSet, RollupShape, end_or_open};
 use super::window::NO_END;
 use crate::state::{Judged, hashes_of};
 use crate::types::{EventTime, Position};
@@ -29,7 +30,7 @@ use datafusion::physical_plan::{
     PlanProperties, ReplaceChildrenOptions, apply_expression_roots,
 };
 use futures::{StreamExt, TryStreamExt};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
@@ -146,12 +147,20 @@ impl ExecutionPlan for LocalRollupExec {
         let count = |name| MetricBuilder::new(&metrics).counter(name, partition);
         let (rows_in, states_out) = (count("rows_in"), count("states_out"));
         let local = Local::new(shape, steps, &context);
-        let rows = futures::stream::try_unfold(Some((local, input)), move |rest| {
+        let rows = futures::stream::try_unfold((local, Some(input)), move |rest| {
             let (rows_in, states_out) = (rows_in.clone(), states_out.clone());
             async move {
-                let Some((mut local, mut input)) = rest else { return Ok(None) };
-                let is_full = local.fold_some(&mut input, &rows_in).await?;
-                let states = local.take()?;
+                let (mut local, mut input) = rest;
+                let states = match (local.expand_some().await?, &mut input) {
+                    (Some(states), _) => states,
+                    (None, None) => return Ok(None),
+                    (None, Some(rows)) => {
+                        if !local.fold_some(rows, &rows_in).await? {
+                            input = None;
+                        }
+                        local.take()?
+                    }
+                };
                 states_out.add(states.iter().map(RecordBatch::num_rows).sum());
                 let cut = states.into_iter().flat_map(move |batch| {
                     let starts = (0..batch.num_rows()).step_by(batch_rows);
@@ -160,8 +169,7 @@ impl ExecutionPlan for LocalRollupExec {
                     };
                     starts.map(cut)
                 });
-                let rest = is_full.then_some((local, input));
-                Ok::<_, DataFusionError>(Some((futures::stream::iter(cut), rest)))
+                Ok::<_, DataFusionError>(Some((futures::stream::iter(cut), (local, input))))
             }
         });
         let rows = rows.try_flatten();
@@ -176,6 +184,8 @@ struct Local {
     /// One for each set that is folded from rows, while it is.
     folds: Vec<Fold>,
     passed: Vec<Vec<RecordBatch>>,
+    /// Panes that are being expanded into windows, by set and in this order.
+    expansions: VecDeque<(usize, Expansion)>,
     folded: BTreeMap<u64, u64>,
     judged: BTreeMap<u64, Judged>,
     reservation: MemoryReservation,
@@ -190,6 +200,7 @@ impl Local {
             shape,
             steps,
             folds: Vec::new(),
+            expansions: VecDeque::new(),
             folded: BTreeMap::new(),
             judged: BTreeMap::new(),
             reservation,
@@ -211,6 +222,8 @@ impl Local {
                 let passed = self.passed.iter().flatten().map(RecordBatch::get_array_memory_size);
                 let held =
                     self.folds.iter().map(Fold::bytes).sum::<usize>() + passed.sum::<usize>();
+                // What is folded into panes needs room to be expanded.
+                let held = if self.shape.expressions.hop.is_some() { 2 * held } else { held };
                 if self.reservation.try_resize(held).is_err() {
                     return Ok(true);
                 }
@@ -222,30 +235,55 @@ impl Local {
         Ok(false)
     }
 
-    /// Takes the states of all sets, with their shards. More of the same groups may follow.
+    /// Takes the states of all sets, with their shards. More of the same groups may follow. Those of
+    /// windows that overlap are not in it: [`Self::expand_some`] has them.
     fn take(&mut self) -> Result<Vec<RecordBatch>> {
         let mut folded: Vec<Vec<RecordBatch>> =
             self.passed.iter_mut().map(std::mem::take).collect();
         for (rows, fold) in folded.iter_mut().zip(std::mem::take(&mut self.folds)) {
             rows.extend(fold.finish()?);
         }
-        self.reservation.free();
+        let (counted, judged) = (&mut self.folded, &mut self.judged);
+        self.shape.memory.record(std::mem::take(counted), std::mem::take(judged));
         if let Some(hop) = self.shape.expressions.hop {
-            let roots = self.steps.iter().filter(|(_, from)| from.is_none());
-            for (rows, (set, _)) in folded.iter_mut().zip(roots) {
-                let expanded = hop.expand(&self.shape, set, rows, &self.reservation)?;
-                *rows = expanded.into_iter().collect();
-            }
+            let panes = folded.into_iter().map(|panes| Expansion::new(hop, panes));
+            self.expansions.extend(panes.enumerate());
+            return Ok(Vec::new());
         }
+        self.reservation.free();
         if let Some(session) = self.shape.options.session {
             for rows in folded.iter_mut().flatten() {
                 *rows = session::by_key(session, &self.shape, rows)?;
             }
         }
-        let states = cascade(&self.shape, &self.steps, folded)?;
-        let (folded, judged) = (&mut self.folded, &mut self.judged);
-        self.shape.memory.record(std::mem::take(folded), std::mem::take(judged));
+        self.sharded(folded)
+    }
+
+    /// The states of some more windows that overlap, and of coarser groups made of those; `None` once
+    /// all panes are expanded.
+    async fn expand_some(&mut self) -> Result<Option<Vec<RecordBatch>>> {
+        let held: usize = self.expansions.iter().map(|(_, own)| own.bytes()).sum();
+        let roots = self.steps.iter().filter(|(_, from)| from.is_none());
+        let sets: Vec<&GroupingSet> = roots.map(|(set, _)| set).collect();
+        while let Some((root, panes)) = self.expansions.front_mut() {
+            let (root, set) = (*root, sets[*root]);
+            let Some(windows) = panes.next(&self.shape, set, held, &self.reservation)? else {
+                self.expansions.pop_front();
+                continue;
+            };
+            let mut folded = vec![Vec::new(); sets.len()];
+            folded[root].push(windows);
+            let states = self.sharded(folded)?;
+            tokio::task::yield_now().await; // as between batches of rows
+            return Ok(Some(states));
+        }
         self.reservation.free();
+        Ok(None)
+    }
+
+    /// Rows of all sets, with their shards, from those of the sets that rows were folded into.
+    fn sharded(&self, folded: Vec<Vec<RecordBatch>>) -> Result<Vec<RecordBatch>> {
+        let states = cascade(&self.shape, &self.steps, folded)?;
         states.iter().map(|rows| self.shape.sharded(rows, &hashes_of(rows))).collect()
     }
 
@@ -253,7 +291,7 @@ impl Local {
         let shape = Arc::clone(&self.shape);
         let own = &shape.expressions;
         let groups = evaluated(&own.groups, batch)?;
-        let finest = super::GroupingSet { present: vec![true; groups.len()], id: 0 };
+        let finest = GroupingSet { present: vec![true; groups.len()], id: 0 };
         let ends = shape.ends(&finest, &groups, batch.num_rows())?;
         let hidden = evaluated(&own.hidden, batch)?;
         let keep = self.judge(&hidden, &ends);

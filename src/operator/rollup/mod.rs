@@ -23,6 +23,7 @@
 //! What is remembered from epoch to epoch, and how states merge: that is `state`.
 
 mod cascade;
+mod expand;
 mod extreme;
 mod float_sum;
 mod fold;
