@@ -30,7 +30,8 @@ impl Buffers {
     ///
     /// A disk that fails, or a file that ends before the range does.
     pub(super) fn read(self: &Arc<Self>, mut file: &File, range: &Range<u64>) -> io::Result<Bytes> {
-        let used = usize::try_from(range.end.saturating_sub(range.start)).map_err(io::Error::other)?;
+        let used =
+            usize::try_from(range.end.saturating_sub(range.start)).map_err(io::Error::other)?;
         let mut lent = Lent { buffer: self.take(used), used, home: Arc::clone(self) };
         file.seek(SeekFrom::Start(range.start))?;
         file.read_exact(&mut lent.buffer[..used])?;
