@@ -206,6 +206,24 @@ impl<V: KeyValue> TieredTable<V> {
         Ok(())
     }
 
+    /// The same entries with other values: in memory, if all of these are, else on disk, in `folder`.
+    ///
+    /// # Errors
+    ///
+    /// A disk that is full, a run that cannot be read.
+    pub fn map(&self, folder: &Path, change: impl Fn(V) -> V) -> Result<Self, KeyError> {
+        let mut mapped = Self::new(self.phase);
+        if self.cold.is_empty() {
+            let held = self.hot.iter().filter(|(_, value)| !value.is_gone());
+            mapped.fill_sorted(self.used, held.map(|(hash, value)| (hash, change(value))));
+        } else {
+            let entries = self.iter().map(|own| own.map(|(hash, value)| (hash, change(value))));
+            mapped.cold.push(KeyRun::write(folder, self.used, entries)?);
+            mapped.used = self.used;
+        }
+        Ok(mapped)
+    }
+
     /// Moves what is in memory to disk, into `folder`.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Rows of a chunk, in memory or on disk.
 
-use super::spill::{SpillFile, SpilledRows};
+use super::spill::{BLOCK_ROWS, SpillFile, SpilledRows};
 use crate::state::StateError;
 use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
@@ -23,6 +23,23 @@ impl Rows {
             Self::Held(rows) => Ok(rows.clone()),
             Self::Spilled(rows) => rows.all(),
         }
+    }
+
+    /// The rows of one of its blocks, of [`BLOCK_ROWS`] each; `None` behind the last.
+    pub(super) fn block(&self, number: usize) -> Result<Option<RecordBatch>, StateError> {
+        match self {
+            Self::Held(rows) => {
+                let from = number * BLOCK_ROWS;
+                let count = BLOCK_ROWS.min(rows.num_rows().saturating_sub(from));
+                Ok((count > 0).then(|| rows.slice(from, count)))
+            }
+            Self::Spilled(rows) => rows.block(number),
+        }
+    }
+
+    /// Whether they are in memory.
+    pub(super) const fn is_held(&self) -> bool {
+        matches!(self, Self::Held(_))
     }
 
     /// Bytes of memory.

@@ -3,7 +3,7 @@
 use super::chunks::Rows;
 use super::sessions::SessionShard;
 use super::shard::{Shard, hashes_of};
-use super::spill::SpillFile;
+use super::spill::{SpillFile, SpillFiles};
 use super::{Aggregates, GroupRows};
 use crate::state::StateError;
 use crate::types::RollupOptions;
@@ -89,10 +89,10 @@ impl Held {
         }
     }
 
-    pub(super) fn finish(&mut self, last: i64) -> Result<Option<RecordBatch>> {
+    pub(super) fn finish(&mut self, last: i64, files: &SpillFiles) -> Result<Option<RecordBatch>> {
         match self {
-            Self::Groups(own) => own.finish(last),
-            Self::Sessions(own) => own.finish(last),
+            Self::Groups(own) => own.finish(last, files),
+            Self::Sessions(own) => own.finish(last, files),
         }
     }
 

@@ -306,7 +306,7 @@ impl OperatorMemory for RollupMemory {
         for shard in &self.shards {
             let mut shard = locked(shard);
             let before = shard.bytes() as u64;
-            if let Some(rows) = shard.finish(last)? {
+            if let Some(rows) = shard.finish(last, &self.spill_files)? {
                 changed.push(format::with_step(&rows, step)?);
             }
             self.account(before, shard.bytes() as u64);

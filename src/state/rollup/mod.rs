@@ -34,6 +34,7 @@ mod format;
 mod gone;
 mod held;
 mod memory;
+mod rewrite;
 mod runs;
 mod sessions;
 mod shard;
@@ -44,6 +45,8 @@ mod tests;
 mod tests_files;
 #[cfg(test)]
 mod tests_gone;
+#[cfg(test)]
+mod tests_rewrite;
 #[cfg(test)]
 mod tests_sessions;
 

@@ -15,8 +15,9 @@
 //! away: files may be joined in any order, and some may be forgotten before others.
 
 use super::chunks::Rows;
+use super::rewrite::Kept;
 use super::shard::{FIXED_COLUMNS, GroupRows, ends_of, hash_array, hashes_of};
-use super::spill::SpillFile;
+use super::spill::{SpillFile, SpillFiles};
 use super::{Aggregates, OPEN_END};
 use crate::state::StateError;
 use crate::types::SessionOptions;
@@ -266,24 +267,36 @@ impl SessionShard {
 
     /// Forgets the sessions that nothing can change once `last` is reached, and returns what else
     /// this epoch changed.
-    pub(super) fn finish(&mut self, last: i64) -> Result<Option<RecordBatch>> {
+    pub(super) fn finish(&mut self, last: i64, files: &SpillFiles) -> Result<Option<RecordBatch>> {
         let options = self.options;
         self.sessions.retain(|_, own| end_of(options, own.last) > last);
         let fresh = self.fresh.take().map(|chunk| self.chunks[chunk].rows.all()).transpose()?;
         let changed: Vec<RecordBatch> = fresh.into_iter().chain(self.gone.take()).collect();
         let rows: usize = self.chunks.iter().map(|chunk| chunk.length).sum();
         if self.chunks.len() > CHUNKS_MAX || rows > 2 * self.sessions.len() + 64 {
-            let all = self.all()?;
-            self.clear();
-            if let Some(rows) = all {
-                self.push(rows);
-            }
+            self.rewrite(files)?;
         }
         let Some(first) = changed.first() else { return Ok(None) };
         let changed = concat_batches(&first.schema(), &changed)?;
         let is_open: BooleanArray =
             ends_of(&changed).values().iter().map(|end| Some(*end > last)).collect();
         Ok(Some(filter_record_batch(&changed, &is_open)?).filter(|rows| rows.num_rows() > 0))
+    }
+
+    /// Writes the sessions into one chunk, in the place of all.
+    fn rewrite(&mut self, files: &SpillFiles) -> Result<()> {
+        let mut kept = Kept::none(self.chunks.iter().map(|chunk| chunk.length));
+        self.sessions.values().for_each(|own| kept.keep(own.place()));
+        kept.number();
+        for own in self.sessions.values_mut() {
+            (own.row, own.chunk) = (kept.of(own.place()), 0);
+        }
+        let chunks = std::mem::take(&mut self.chunks).into_iter().map(|chunk| chunk.rows);
+        self.bytes = 0;
+        if let Some((rows, _)) = kept.rewrite(chunks.collect(), files)? {
+            self.add_chunk(rows, self.sessions.len());
+        }
+        Ok(())
     }
 
     /// All sessions.

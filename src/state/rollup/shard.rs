@@ -3,7 +3,8 @@
 use super::Aggregates;
 use super::chunks::{Found, Rows};
 use super::gone::empty_groups;
-use super::spill::SpillFile;
+use super::rewrite::Kept;
+use super::spill::{SpillFile, SpillFiles};
 use crate::key::{KeyValue, TieredTable};
 use crate::state::StateError;
 use arrow::array::cast::AsArray;
@@ -231,18 +232,11 @@ impl Shard {
 
     /// Forgets the groups whose windows end at `last` or before, and returns the others that this
     /// epoch changed.
-    pub(super) fn finish(&mut self, last: i64) -> Result<Option<RecordBatch>> {
+    pub(super) fn finish(&mut self, last: i64, files: &SpillFiles) -> Result<Option<RecordBatch>> {
         for number in 0..self.chunks.len() {
-            if self.chunks[number].next_end > last {
-                continue;
+            if self.chunks[number].next_end <= last {
+                self.forget_ended(number, last)?;
             }
-            let rows = self.chunks[number].rows.all()?;
-            let hashes = hashes_of(&rows);
-            for row in self.ended_in(number, &rows, last)? {
-                self.places.remove(hashes[row])?;
-            }
-            let ends = ends_of(&rows).values().iter().copied();
-            self.chunks[number].next_end = ends.filter(|end| *end > last).min().unwrap_or(OPEN_END);
         }
         let changed = match self.fresh.take() {
             Some(chunk) => {
@@ -260,15 +254,43 @@ impl Shard {
         };
         let rows: usize = self.chunks.iter().map(|chunk| chunk.length).sum();
         if self.chunks.len() > CHUNKS_MAX || rows > 2 * self.places.len() + 64 {
-            match self.all()? {
-                Some(rows) => {
-                    let (hashes, next_end) = (hashes_of(&rows), next_end(&rows));
-                    self.fill(Rows::Held(rows), hashes, next_end);
-                }
-                None => self.clear(),
-            }
+            self.rewrite(files)?;
         }
         Ok(changed)
+    }
+
+    /// Forgets the groups of a chunk whose windows end at `last` or before.
+    fn forget_ended(&mut self, number: usize, last: i64) -> Result<()> {
+        let (mut block, mut from, mut next_end) = (0, 0, OPEN_END);
+        while let Some(rows) = self.chunks[number].rows.block(block)? {
+            let hashes = hashes_of(&rows);
+            for row in self.ended_in((number, from), &rows, last)? {
+                self.places.remove(hashes[row - from])?;
+            }
+            let ends = ends_of(&rows).values().iter().copied();
+            next_end = ends.filter(|end| *end > last).fold(next_end, i64::min);
+            (block, from) = (block + 1, from + rows.num_rows());
+        }
+        self.chunks[number].next_end = next_end;
+        Ok(())
+    }
+
+    /// Writes the groups into one chunk, in the place of all.
+    fn rewrite(&mut self, files: &SpillFiles) -> Result<()> {
+        let place = |own: Place| (own.chunk as usize, own.row as usize);
+        let mut kept = Kept::none(self.chunks.iter().map(|chunk| chunk.length));
+        self.places.for_each(|_, own| kept.keep(place(own)))?;
+        kept.number();
+        let chunks = std::mem::take(&mut self.chunks).into_iter().map(|chunk| chunk.rows);
+        let Some((rows, next_end)) = kept.rewrite(chunks.collect(), files)? else {
+            self.clear();
+            return Ok(());
+        };
+        let moved = |own| Place { chunk: 0, row: kept.of(place(own)) };
+        self.places = self.places.map(&SpillFiles::folder(), moved)?;
+        self.bytes = rows.bytes();
+        self.chunks.push(Chunk { rows, length: self.places.len(), next_end });
+        Ok(())
     }
 
     /// Forgets those groups of the newest chunk whose rows were all taken back.
@@ -291,24 +313,30 @@ impl Shard {
     /// Where the groups are whose windows end at `last` or before.
     fn ended(&self, last: i64) -> Result<Vec<(usize, usize)>> {
         let mut ended = Vec::new();
-        for (number, chunk) in self.chunks.iter().enumerate() {
-            if chunk.next_end <= last {
-                let rows = self.ended_in(number, &chunk.rows.all()?, last)?;
-                ended.extend(rows.into_iter().map(|row| (number, row)));
+        for (number, chunk) in self.chunks.iter().enumerate().filter(|own| own.1.next_end <= last) {
+            let (mut block, mut from) = (0, 0);
+            while let Some(rows) = chunk.rows.block(block)? {
+                let own = self.ended_in((number, from), &rows, last)?;
+                ended.extend(own.into_iter().map(|row| (number, row)));
+                (block, from) = (block + 1, from + rows.num_rows());
             }
         }
         Ok(ended)
     }
 
-    /// The same, in `rows`, which are those of one chunk.
-    fn ended_in(&self, chunk: usize, rows: &RecordBatch, last: i64) -> Result<Vec<usize>> {
+    /// The same, in `rows`, which are those of one chunk from a row on.
+    fn ended_in(
+        &self,
+        (chunk, from): (usize, usize),
+        rows: &RecordBatch,
+        last: i64,
+    ) -> Result<Vec<usize>> {
         let mut ended = Vec::new();
         let hashes = hashes_of(rows);
         for (row, _) in ends_of(rows).values().iter().enumerate().filter(|own| *own.1 <= last) {
-            let here = Place { chunk: chunk as u32, row: row as u32 };
-            let held = self.places.get(hashes[row])?;
-            if held == Some(here) {
-                ended.push(row);
+            let here = Place { chunk: chunk as u32, row: (from + row) as u32 };
+            if self.places.get(hashes[row])? == Some(here) {
+                ended.push(from + row);
             }
         }
         Ok(ended)
@@ -325,6 +353,12 @@ impl Shard {
     /// Groups held.
     pub(super) const fn groups(&self) -> usize {
         self.places.len()
+    }
+
+    /// Chunks that they are in.
+    #[cfg(test)]
+    pub(super) const fn chunks(&self) -> usize {
+        self.chunks.len()
     }
 
     /// Bytes held.

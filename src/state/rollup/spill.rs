@@ -83,13 +83,18 @@ impl SpillFile {
 pub(super) struct SpillFiles(Mutex<Option<Arc<SpillFile>>>);
 
 impl SpillFiles {
+    /// Where they are.
+    pub(super) fn folder() -> PathBuf {
+        std::env::temp_dir()
+    }
+
     /// The one that is not full.
     pub(super) fn current(&self) -> Result<Arc<SpillFile>, StateError> {
         let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(own) = file.as_ref().filter(|own| !own.is_full()) {
             return Ok(Arc::clone(own));
         }
-        let fresh = Arc::new(SpillFile::create(std::env::temp_dir())?);
+        let fresh = Arc::new(SpillFile::create(Self::folder())?);
         *file = Some(Arc::clone(&fresh));
         Ok(fresh)
     }

@@ -74,7 +74,7 @@ fn hash_of(group: i64, end: i64) -> u128 {
     spread ^ spread >> 67 // the low bits, which say the shard, depend on all
 }
 
-fn rows(partials: &[Partial]) -> RecordBatch {
+pub(super) fn rows(partials: &[Partial]) -> RecordBatch {
     let column = |get: fn(&Partial) -> i64| -> ArrayRef {
         Arc::new(Int64Array::from_iter_values(partials.iter().map(get)))
     };

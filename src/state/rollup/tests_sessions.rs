@@ -102,6 +102,13 @@ fn sessions_beyond_the_limit_are_on_disk_but_for_their_bounds() {
     let again: Vec<Event> = (0..20_000).step_by(7).map(|key| (key, 995)).collect();
     assert_eq!(epoch(&held, &again, 0, &mut files), epoch(&spilled, &again, 0, &mut others));
     assert_eq!(saved_groups(&copies(&others)).unwrap().unwrap().num_rows(), 20_000);
+    // All of them change again and again, so that shards are written anew.
+    for at in [994, 993, 992, 991] {
+        let again: Vec<Event> = (0..20_000).map(|key| (key, at)).collect();
+        assert_eq!(epoch(&held, &again, 0, &mut files), epoch(&spilled, &again, 0, &mut others));
+        assert!(spilled.state_bytes() <= 1_800_000, "{}", spilled.state_bytes());
+    }
+    assert_eq!(shown_of(&held.groups().unwrap()), shown_of(&spilled.groups().unwrap()));
     let small = memory(1_000_000); // bounds of 20 000 sessions take more
     let error = small.restore([0; 16], copies(&others), None).unwrap_err();
     assert!(error.to_string().contains("raise onefold.state_bytes_max"), "{error}");
