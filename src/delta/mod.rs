@@ -50,6 +50,7 @@ mod fold;
 #[cfg(test)]
 mod foreign;
 mod index;
+mod kernel;
 mod ledger;
 mod log;
 mod lookup;

@@ -170,7 +170,7 @@ impl DeltaTable {
         settings: DeltaSettings,
         (entropy, clock): (Arc<dyn Entropy>, Arc<dyn Clock>),
     ) -> Result<Arc<Self>, DeltaError> {
-        let log = DeltaLog::new(location.clone(), Arc::clone(&clock));
+        let log = DeltaLog::try_new(location.clone(), Arc::clone(&clock))?;
         let declared = definition.as_ref().map(|own| Declared::try_new(name, own)).transpose()?;
         let missing = || DeltaError::Missing { location: location.url.to_string() };
         let snapshot = match (log.load().await?, &definition, &declared) {

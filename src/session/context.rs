@@ -14,6 +14,7 @@ use super::state::State;
 use super::tables::{DeltaFactory, GeneratorFactory, open_source};
 use super::update::keep_unstored;
 use super::views;
+use crate::commit::Ledger;
 use crate::delta::{DmlExtensionPlanner, LowerDml, WriteReport};
 use crate::error::Error;
 use crate::plan::{
@@ -86,6 +87,11 @@ pub trait OnefoldContextExt: Sized {
         rows: DataFrame,
         token: &str,
     ) -> Result<WriteReport, Error>;
+
+    /// Waits for what goes on beside commits in all upsert tables of this session: checksums of
+    /// versions, table compaction, vacuum. A program that ends calls it last; one that does not
+    /// loses no row, and what was not done is done by a later one.
+    async fn rest(&self);
 
     /// The newest version of the upsert table `table` that this session knows; `None` if there is
     /// no such table.
@@ -214,6 +220,13 @@ impl OnefoldContextExt for SessionContext {
         let found = registry(&self.state()).and_then(|registry| registry.table_named(table));
         let found = found.ok_or_else(|| PlanError::NoTable { name: table.to_owned() })?;
         Ok(found.write_once(rows.collect().await?, token).await?)
+    }
+
+    async fn rest(&self) {
+        let registry = registry(&self.state());
+        for table in registry.map(|registry| registry.tables()).unwrap_or_default() {
+            table.rest().await;
+        }
     }
 
     fn table_version(&self, table: &str) -> Option<u64> {
