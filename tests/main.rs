@@ -31,6 +31,7 @@ mod sketches;
 mod slt;
 mod soak;
 mod spills;
+mod statements;
 mod support;
 mod tidy;
 mod tokens;

@@ -80,6 +80,7 @@ mod tests;
 mod tests_beside;
 #[cfg(test)]
 mod tests_feed;
+mod token;
 mod travel;
 mod upload;
 mod vacuum;
