@@ -91,6 +91,37 @@ fn tables_are_kept_up_by_command() {
     assert!(said(&["sql", "--format", "csv", "-c", &query]).contains("count(*)\n2\n"));
 }
 
+#[test]
+fn programs_that_change_a_table_say_nothing_and_leave_a_checksum_for_every_version() {
+    let folder = tempfile::tempdir().unwrap();
+    let table = folder.path().join("t").display().to_string();
+    let script = folder.path().join("script.sql").display().to_string();
+    let open = format!("CREATE EXTERNAL TABLE t STORED AS DELTA LOCATION '{table}'");
+    let create = open.replace(" t ", " t (k BIGINT NOT NULL, v INT, PRIMARY KEY (k)) ");
+    let statements = [
+        "INSERT INTO t VALUES (1, 1), (2, 2), (3, 3)",
+        "UPDATE t SET v = v + 1 WHERE k = 1",
+        "DELETE FROM t WHERE k = 2; REPLACE INTO t VALUES (3, 4); INSERT INTO t VALUES (4, 4)",
+        "MERGE INTO t USING (SELECT 1 AS k) AS s ON t.k = s.k WHEN MATCHED THEN DELETE",
+        "OPTIMIZE t",
+        "RESTORE t TO VERSION AS OF 1",
+    ];
+    for (round, statement) in statements.iter().enumerate() {
+        let text_of = format!("{}; {statement}", if round == 0 { &create } else { &open });
+        std::fs::write(&script, &text_of).unwrap();
+        let arguments: &[&str] =
+            if round % 2 == 0 { &["sql", "-c", &text_of] } else { &["run", &script] };
+        let done = onefold(arguments);
+        let said = text(&done.stderr);
+        assert_eq!((done.status.code(), said.as_str()), (Some(0), ""), "{statement}");
+        let log = std::fs::read_dir(format!("{table}/_delta_log")).unwrap();
+        let names = log.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let names: Vec<String> = names.collect();
+        let count = |kind: &str| names.iter().filter(|name| name.ends_with(kind)).count();
+        assert_eq!(count(".crc"), count(".json"), "{statement}: {names:?}");
+    }
+}
+
 fn onefold(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_onefold"))
         .args(arguments)

@@ -90,6 +90,20 @@ async fn of_two_writers_with_one_token_the_first_to_commit_counts() {
     assert_eq!(table(&context).await, LOADED);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copy_and_optimize_leave_the_token_to_the_write_after_them() {
+    let context = opened(&World::new()).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("one.csv").display().to_string();
+    let script = format!(
+        "SET onefold.idempotency_token = 'a'; COPY (SELECT 1 AS k) TO '{file}'; OPTIMIZE t;
+         INSERT INTO t VALUES (1, 1); SET onefold.idempotency_token = 'a';
+         INSERT INTO t VALUES (1, 1)"
+    );
+    run(&context, &script).await.unwrap();
+    assert_eq!(table(&context).await, ["1 1"]);
+}
+
 async fn opened(world: &World) -> SessionContext {
     let context = world.session();
     run(&context, TABLE).await.unwrap();

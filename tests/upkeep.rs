@@ -1,7 +1,9 @@
 //! A table's past and its upkeep: time travel, changes, restore, compaction, vacuum.
 
 use crate::support;
+use crate::support::busy::BusyStore;
 use crate::support::tables::{World, refusal, rows, run};
+use futures::{FutureExt, TryStreamExt};
 use onefold::datafusion::prelude::SessionContext;
 use onefold::object_store::memory::InMemory;
 use onefold::object_store::{ObjectStore, ObjectStoreExt};
@@ -9,8 +11,8 @@ use onefold::prelude::*;
 use onefold::testing::AgedStore;
 use onefold::types::{Clock, SystemClock};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const TABLE: &str = "CREATE EXTERNAL TABLE t (k BIGINT NOT NULL, v BIGINT, PRIMARY KEY (k))
@@ -172,6 +174,60 @@ async fn vacuum_deletes_what_no_kept_version_names_and_nothing_else() {
     assert_eq!(table(&opened_in(&world).await).await, table(&context).await);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_and_feeds_read_the_files_that_differ_and_no_other() {
+    let mut world = World::new();
+    world.settings.compact_rows_min = 0;
+    world.settings.checkpoint_interval = 1_000; // a checkpoint is a Parquet file too
+    let busy = BusyStore::new(Arc::clone(&world.store));
+    let writer = opened_in(&world).await;
+    for key in 0..12 {
+        run(&writer, &format!("INSERT INTO t VALUES ({key}, 0)")).await.unwrap();
+    }
+    let from = writer.table_version("t").unwrap();
+    let files = async || -> BTreeSet<String> {
+        let all = world.store.list(Some(&"t".into())).map_ok(|own| own.location.to_string());
+        let all: Vec<String> = all.try_collect().await.unwrap();
+        all.into_iter().filter(|path| path.ends_with(".parquet")).collect()
+    };
+    let old = files().await;
+    let feed = "CREATE UNBOUNDED EXTERNAL TABLE t_changes STORED AS DELTA LOCATION 'memory:///t';
+        CREATE EXTERNAL TABLE c (k BIGINT NOT NULL, v BIGINT, PRIMARY KEY (k))
+        STORED AS DELTA LOCATION 'memory:///c'; INSERT INTO c SELECT k, v FROM t_changes";
+    let follower = world.session();
+    run(&follower, feed).await.unwrap();
+    follower.pipeline("c").unwrap().run_until_idle().await.unwrap();
+    run(&writer, "INSERT INTO t VALUES (20, 1); UPDATE t SET v = 1 WHERE k = 3").await.unwrap();
+    run(&writer, "DELETE FROM t WHERE k = 5").await.unwrap();
+    let to = writer.table_version("t").unwrap();
+    let (now, read) = (files().await, Arc::new(Mutex::new(BTreeSet::new())));
+    for path in &now {
+        let (read, own) = (Arc::clone(&read), path.clone());
+        busy.before_get(path, usize::MAX >> 8, move || {
+            read.lock().unwrap().insert(own.clone());
+            async {}.boxed()
+        });
+    }
+    let come: BTreeSet<String> = now.difference(&old).cloned().collect();
+    assert_eq!((old.len(), come.len()), (12, 2));
+    world.store = Arc::new(busy);
+    let reader = opened_in(&world).await;
+    assert!(read.lock().unwrap().is_empty(), "opening reads no data file");
+    let query = format!("SELECT _change_type, k, v FROM onefold_changes('t', {from}, {to})");
+    let mut found = rows(&reader, &query).await;
+    found.sort();
+    let expected = ["delete 5 0", "insert 20 1", "update_postimage 3 1", "update_preimage 3 0"];
+    assert_eq!(found, expected);
+    let seen = std::mem::take(&mut *read.lock().unwrap());
+    assert!(come.is_subset(&seen), "{seen:?}");
+    assert_eq!(seen.len(), 4, "two that came, one for each row that is gone: {seen:?}");
+    let again = world.session();
+    run(&again, feed).await.unwrap();
+    again.pipeline("c").unwrap().run_until_idle().await.unwrap();
+    assert_eq!(rows(&again, "SELECT count(*), sum(v) FROM c").await, ["12 2"]);
+    assert_eq!(*read.lock().unwrap(), seen, "a pipeline reads the same");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(10))]
 
@@ -228,6 +284,5 @@ async fn table(context: &SessionContext) -> Vec<String> {
 }
 
 async fn objects(store: &Arc<dyn ObjectStore>) -> usize {
-    use futures::TryStreamExt;
     store.list(None).try_collect::<Vec<_>>().await.unwrap().len()
 }

@@ -27,7 +27,6 @@ use super::{DeltaError, vectors};
 use crate::commit::{CommitError, EpochRows, RowsChanged};
 use crate::store::unread;
 use arrow::record_batch::RecordBatch;
-use datafusion::common::config::ConfigOptions;
 use datafusion::common::runtime::SpawnedTask;
 use delta_kernel::snapshot::SnapshotRef;
 use object_store::ObjectStore;
@@ -40,7 +39,6 @@ use uuid::Uuid;
 /// each live file.
 const ACTIONS_MIN: u64 = 10_000;
 const ACTIONS_PER_FILE: u64 = 10;
-const TOKEN: &str = "onefold.idempotency_token";
 
 /// Vectors by the path of their file.
 pub(super) type Vectors = BTreeMap<String, Arc<RoaringTreemap>>;
@@ -499,11 +497,4 @@ impl Applied {
 pub(super) fn busy() -> CommitError {
     let reason = "others committed first every time".to_owned();
     CommitError::Conflict { version: 0, reason }
-}
-
-/// The idempotency token that the session has set for its next batch write.
-pub(super) fn token_of(options: &ConfigOptions) -> Option<String> {
-    let entries = options.entries().into_iter();
-    let mut tokens = entries.filter(|entry| entry.key == TOKEN).filter_map(|entry| entry.value);
-    tokens.next().filter(|token| !token.is_empty())
 }

@@ -4,6 +4,7 @@ use crate::commit::CommitError;
 use crate::key::KeyError;
 use crate::store::StoreError;
 use crate::types::ErrorKind;
+use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 use datafusion::parquet::errors::ParquetError;
@@ -54,6 +55,22 @@ pub enum DeltaError {
         column: String,
         /// The row.
         row: String,
+    },
+    /// A value is none of its column's type.
+    #[error(
+        "table {table}: column {column} is {data_type}, and cannot hold {value} of row {row} of VALUES"
+    )]
+    Unfit {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+        /// The value.
+        value: String,
+        /// Which row has it, from 1.
+        row: usize,
+        /// The type of the column.
+        data_type: DataType,
     },
     /// A row does not meet a CHECK.
     #[error(
@@ -212,6 +229,7 @@ impl DeltaError {
                 ErrorKind::Invalid
             }
             Self::NullValue { .. }
+            | Self::Unfit { .. }
             | Self::Violation { .. }
             | Self::Unchecked { .. }
             | Self::NotRetained { .. }

@@ -141,6 +141,7 @@ impl Ledger for DeltaTable {
             self.end_rewrite(&mut writer).await;
             self.save_index(&mut writer, Haste::Now).await;
             writer.snapshot = self.log.with_checksum(Arc::clone(&writer.snapshot)).await;
+            self.vacuum_at_rest(&mut writer);
             writer.vacuum.take()
         };
         if let Some(vacuum) = vacuum {

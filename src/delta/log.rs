@@ -5,6 +5,7 @@ use super::actions::{Actions, Add, Descriptor};
 use super::alter::SchemaChange;
 use super::committer::OnceCommitter;
 use super::files::LiveFile;
+use super::kernel::{Kernel, kernel_for, runtime};
 use super::partition::{Values, scalar_of};
 use super::scan_rows::{adds_of, scan_rows};
 use super::schema::{kernel_field, to_kernel};
@@ -30,20 +31,18 @@ use delta_kernel::transaction::{
     BoundWriteContext, CommitResult, UpdateTableOperation, WriteState,
 };
 use delta_kernel::{FileMeta, KernelError};
-use delta_kernel_default_engine::executor::tokio::TokioMultiThreadExecutor;
+use delta_kernel_default_engine::build_add_file_metadata;
 use delta_kernel_default_engine::parquet::DataFileMetadata;
 use delta_kernel_default_engine::stats::collect_stats;
-use delta_kernel_default_engine::{DefaultEngine, DefaultEngineBuilder, build_add_file_metadata};
 use object_store::{Error, ObjectStoreExt};
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::runtime::Handle;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 /// Names and configurations.
 pub(super) type Domains = Vec<(String, String)>;
-
-type Kernel = DefaultEngine<TokioMultiThreadExecutor>;
 
 /// Columns of which a file has statistics, as is Delta's default.
 const STATS_COLUMNS: usize = 32;
@@ -58,14 +57,17 @@ const ENGINE: &str = concat!("onefold/", env!("CARGO_PKG_VERSION"));
 pub(super) struct DeltaLog {
     location: Location,
     clock: Arc<dyn Clock>,
+    /// Where the kernel's I/O is done, and the commits are sent.
+    runtime: Handle,
     kernel: Arc<Kernel>,
     /// What is written beside the work that follows a commit, oldest first.
     checksums: Arc<Mutex<VecDeque<Checksum>>>,
 }
 
+/// It is written also if nobody waits for it.
 struct Checksum {
     version: u64,
-    task: SpawnedTask<Result<SnapshotRef, DeltaError>>,
+    task: JoinHandle<Result<SnapshotRef, DeltaError>>,
 }
 
 impl fmt::Debug for DeltaLog {
@@ -111,12 +113,9 @@ pub(super) enum Answer {
 }
 
 impl DeltaLog {
-    pub(super) fn new(location: Location, clock: Arc<dyn Clock>) -> Self {
-        let executor = Arc::new(TokioMultiThreadExecutor::new(Handle::current()));
-        let kernel = DefaultEngineBuilder::new(Arc::clone(&location.store))
-            .with_task_executor(executor)
-            .build();
-        Self { location, clock, kernel: Arc::new(kernel), checksums: Arc::default() }
+    pub(super) fn try_new(location: Location, clock: Arc<dyn Clock>) -> Result<Self, DeltaError> {
+        let (kernel, runtime) = (kernel_for(&location)?, runtime()?);
+        Ok(Self { location, clock, runtime, kernel, checksums: Arc::default() })
     }
 
     /// The newest snapshot; `None` if there is no table.
@@ -174,7 +173,11 @@ impl DeltaLog {
                 .with_data_layout(layout)
                 .build(kernel.as_ref(), Box::new(committer.clone()))?;
             match built.commit(kernel.as_ref()) {
-                Ok(CommitResult::Committed(_) | CommitResult::Conflicted(_)) => Ok(()),
+                Ok(CommitResult::Committed(done)) => {
+                    done.post_commit_snapshot().map(|own| summed(Arc::clone(own), &kernel));
+                    Ok(())
+                }
+                Ok(CommitResult::Conflicted(_)) => Ok(()),
                 Ok(CommitResult::Retryable(failed)) => Err(unknown(&committer, failed.error)),
                 Err(error) => Err(unknown(&committer, error)),
             }
@@ -227,7 +230,7 @@ impl DeltaLog {
     fn begin_checksum(&self, answer: &Answer) {
         let Answer::Committed { snapshot, .. } = answer else { return };
         let (kernel, next) = (Arc::clone(&self.kernel), Arc::clone(snapshot));
-        let task = SpawnedTask::spawn_blocking(move || {
+        let task = spawn_blocking(move || {
             Ok(next.write_checksum(kernel.as_ref()).map(|(_, with_checksum)| with_checksum)?)
         });
         let begun = Checksum { version: snapshot.version(), task };
@@ -263,14 +266,19 @@ impl DeltaLog {
         self.checksums.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes a checkpoint of `snapshot`.
+    /// Writes a checkpoint of `snapshot`, and a checksum where only a checkpoint lets the kernel
+    /// tell it.
     pub(super) async fn checkpoint(
         &self,
         snapshot: SnapshotRef,
     ) -> Result<SnapshotRef, DeltaError> {
         let snapshot = self.with_checksum(snapshot).await;
         let kernel = Arc::clone(&self.kernel);
-        self.blocking(move || Ok(snapshot.checkpoint(kernel.as_ref(), None)?.1)).await
+        self.blocking(move || {
+            let snapshot = snapshot.checkpoint(kernel.as_ref(), None)?.1;
+            Ok(summed(snapshot, &kernel))
+        })
+        .await
     }
 
     /// The files of `snapshot`, by replay of the log.
@@ -341,7 +349,7 @@ impl DeltaLog {
     }
 
     fn committer(&self) -> OnceCommitter {
-        OnceCommitter::new(self.location.clone(), Arc::clone(&self.clock), Handle::current())
+        OnceCommitter::new(self.location.clone(), Arc::clone(&self.clock), self.runtime.clone())
     }
 
     async fn blocking<T: Send + 'static>(
@@ -356,13 +364,25 @@ impl Checksum {
     /// Waits for it; `snapshot` then has it, if it is its own.
     async fn written(self, snapshot: SnapshotRef) -> SnapshotRef {
         let Self { version, task } = self;
-        match join(task).await {
+        let failed = |error| DeltaError::Task(Box::new(error));
+        match task.await.map_err(failed).flatten() {
             Ok(with_checksum) if version == snapshot.version() => with_checksum,
             Ok(_) => snapshot,
             Err(error) => {
                 tracing::warn!(version, %error, "no version checksum");
                 snapshot
             }
+        }
+    }
+}
+
+/// `snapshot` with its checksum, which is written if it is not there. Readers do without.
+fn summed(snapshot: SnapshotRef, kernel: &Kernel) -> SnapshotRef {
+    match snapshot.write_checksum(kernel) {
+        Ok((_, with_checksum)) => with_checksum,
+        Err(error) => {
+            tracing::warn!(version = snapshot.version(), %error, "no version checksum");
+            snapshot
         }
     }
 }

@@ -50,6 +50,7 @@ mod fold;
 #[cfg(test)]
 mod foreign;
 mod index;
+mod kernel;
 mod ledger;
 mod log;
 mod lookup;
@@ -79,6 +80,7 @@ mod tests;
 mod tests_beside;
 #[cfg(test)]
 mod tests_feed;
+mod token;
 mod travel;
 mod upload;
 mod vacuum;

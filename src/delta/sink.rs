@@ -1,7 +1,7 @@
 //! `INSERT INTO` by a plain query: one commit, of all rows or of none.
 
-use super::apply::token_of;
 use super::table::DeltaTable;
+use super::token::{spend_token, token_of};
 use crate::commit::EpochRows;
 use crate::types::{POSITION_COLUMN, Position};
 use arrow::array::UInt64Array;
@@ -69,13 +69,14 @@ impl DataSink for UpsertSink {
             batches.push(RecordBatch::try_new(Arc::clone(schema), columns)?);
             next += count;
         }
-        if next > 0 {
-            let staged = table.stage_rows(EpochRows { partitions: vec![batches] }).await?;
-
-            let token = token_of(context.session_config().options());
-            table.write(&staged, token.as_deref()).await?;
+        let token = token_of(context);
+        if next == 0 && token.is_none() {
+            return Ok(0);
         }
-        Ok(next)
+        let staged = table.stage_rows(EpochRows { partitions: vec![batches] }).await?;
+        let written = table.write(&staged, token.as_deref()).await?;
+        spend_token(context, token.as_deref());
+        Ok(if written.is_repeated { 0 } else { next })
     }
 }
 

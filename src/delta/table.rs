@@ -134,8 +134,9 @@ pub(super) struct Writer {
     /// A table compaction that goes on beside commits.
     pub(super) rewrite: Option<Rewrite>,
     pub(super) vacuum: Option<SpawnedTask<()>>,
-    /// When the last vacuum began, or the table was opened.
-    pub(super) vacuumed: Duration,
+    /// When this process last looked whether a vacuum is due.
+    pub(super) vacuumed: Option<Duration>,
+    pub(super) opened: Duration,
     /// When the log was last listed, or a commit of ours followed the head.
     pub(super) listed: Duration,
     /// Whether a commit was sent and its outcome was not seen.
@@ -170,7 +171,7 @@ impl DeltaTable {
         settings: DeltaSettings,
         (entropy, clock): (Arc<dyn Entropy>, Arc<dyn Clock>),
     ) -> Result<Arc<Self>, DeltaError> {
-        let log = DeltaLog::new(location.clone(), Arc::clone(&clock));
+        let log = DeltaLog::try_new(location.clone(), Arc::clone(&clock))?;
         let declared = definition.as_ref().map(|own| Declared::try_new(name, own)).transpose()?;
         let missing = || DeltaError::Missing { location: location.url.to_string() };
         let snapshot = match (log.load().await?, &definition, &declared) {
@@ -206,7 +207,8 @@ impl DeltaTable {
             actions: 0,
             rewrite: None,
             vacuum: None,
-            vacuumed: clock.monotonic(),
+            vacuumed: None,
+            opened: clock.monotonic(),
             listed: clock.monotonic(),
             is_unknown: false,
             is_altered: false,

@@ -36,8 +36,12 @@ use uuid::Uuid;
 const GRACE: TimeDelta = TimeDelta::hours(24);
 /// A younger log is never cleaned.
 const RETENTION_MIN: Duration = Duration::from_hours(24);
-/// Between two vacuums of a process.
+/// Between two looks of a process whether a vacuum is due.
 const INTERVAL: Duration = Duration::from_hours(1);
+/// None is due while the last one, of whichever process, is no older.
+const RECENT: Duration = Duration::from_mins(50);
+/// The time of this object is that of the last vacuum.
+const DONE: &str = "_onefold/vacuumed";
 /// Saved key indexes that are kept, the newest.
 pub(super) const INDEXES_KEPT: usize = 2;
 /// Requests side by side.
@@ -71,6 +75,12 @@ impl DeltaTable {
                           find the commits that came meanwhile";
             return Err(DeltaError::Definition { table, reason: reason.to_owned() });
         }
+        let report = self.delete_unnamed(retention).await?;
+        self.location.store.put(&self.location.path(DONE), "".into()).await?;
+        Ok(report)
+    }
+
+    async fn delete_unnamed(&self, retention: Duration) -> Result<VacuumReport, DeltaError> {
         let now = self.store_now().await?;
         let retention = TimeDelta::from_std(retention).unwrap_or(TimeDelta::MAX);
         let cutoff = now.checked_sub_signed(retention).unwrap_or(DateTime::<Utc>::MIN_UTC);
@@ -137,7 +147,8 @@ impl DeltaTable {
             snapshots.push(self.log.at(version).await?);
         }
         snapshots.push(head);
-        let mut named = HashSet::from([self.location.path(NOTE).to_string()]);
+        let own = [NOTE, DONE].map(|path| self.location.path(path).to_string());
+        let mut named = HashSet::from(own);
         for (_, head) in self.saved_heads().await?.into_iter().take(INDEXES_KEPT) {
             let stem = head.trim_end_matches(".json").to_owned();
             named.insert(self.location.path(&head).to_string());
@@ -180,18 +191,51 @@ impl DeltaTable {
 
     /// Begins a vacuum beside whatever else is done, once an hour.
     pub(super) fn vacuum_in_time(&self, writer: &mut Writer) {
+        let since = writer.vacuumed.unwrap_or(writer.opened);
+        if self.clock.monotonic().saturating_sub(since) >= INTERVAL {
+            self.begin_vacuum(writer);
+        }
+    }
+
+    /// Begins a vacuum where this process, which wrote, has not looked within the hour whether one
+    /// is due: programs that run for a moment do it too. Without a checkpoint nothing may go.
+    pub(super) fn vacuum_at_rest(&self, writer: &mut Writer) {
+        let has_written = writer.index.is_some();
+        let has_checkpoint = writer.snapshot.log_segment().checkpoint_version.is_some();
         let now = self.clock.monotonic();
-        if self.settings.retention.is_zero() || now.saturating_sub(writer.vacuumed) < INTERVAL {
+        let is_recent = |at| now.saturating_sub(at) < INTERVAL;
+        if has_written && has_checkpoint && !writer.vacuumed.is_some_and(is_recent) {
+            self.begin_vacuum(writer);
+        }
+    }
+
+    fn begin_vacuum(&self, writer: &mut Writer) {
+        writer.vacuumed = Some(self.clock.monotonic());
+        let (Some(table), retention) = (self.shared(), self.settings.retention) else { return };
+        if retention.is_zero() {
             return;
         }
-        writer.vacuumed = now;
-        let (Some(table), retention) = (self.shared(), self.settings.retention) else { return };
         writer.vacuum = Some(SpawnedTask::spawn(async move {
-            match table.vacuum(retention).await {
+            match table.vacuum_if_due(retention).await {
                 Ok(report) => tracing::info!(table = table.name(), ?report, "vacuum"),
                 Err(error) => tracing::warn!(table = table.name(), %error, "vacuum failed"),
             }
         }));
+    }
+
+    /// A vacuum, unless some process did one lately.
+    async fn vacuum_if_due(&self, retention: Duration) -> Result<Option<VacuumReport>, DeltaError> {
+        match self.location.store.head(&self.location.path(DONE)).await {
+            Ok(done) => {
+                let age_us = self.clock.now_us().abs_diff(done.last_modified.timestamp_micros());
+                if Duration::from_micros(age_us) <= RECENT {
+                    return Ok(None);
+                }
+            }
+            Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.vacuum(retention).await.map(Some)
     }
 
     async fn state_of(&self, snapshot: &SnapshotRef) -> Result<Option<TableState>, DeltaError> {

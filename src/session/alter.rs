@@ -20,8 +20,8 @@ use datafusion::logical_expr::{DdlStatement, LogicalPlan};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{DFParser, Statement};
 use datafusion::sql::sqlparser::ast::{
-    AlterColumnOperation, AlterTable, AlterTableOperation, ObjectName, Statement as SqlStatement,
-    TableConstraint,
+    AlterColumnOperation, AlterTable, AlterTableOperation, ColumnOption, ColumnOptionDef,
+    ObjectName, Statement as SqlStatement, TableConstraint,
 };
 use std::sync::Arc;
 
@@ -95,6 +95,16 @@ async fn change(
             let known = table.columns().field_with_name(&column_def.name.value).is_ok();
             if *if_not_exists && known {
                 return Ok(None);
+            }
+            let is_kept = |own: &&ColumnOptionDef| {
+                matches!(own.option, ColumnOption::Null | ColumnOption::NotNull)
+            };
+            if let Some(lost) = column_def.options.iter().find(|own| !is_kept(own)) {
+                let reason = format!(
+                    "{lost} of a new column is not kept: leave it out; rows that are there have \
+                     NULL, and a CHECK is added by ADD CONSTRAINT"
+                );
+                return Err(refused(name, &reason).into());
             }
             let field = column(context, name, &column_def.to_string()).await?;
             if !field.is_nullable() {

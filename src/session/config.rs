@@ -1,16 +1,19 @@
 //! `SET onefold.<name> = <value>`: the settings as options of DataFusion.
 
 use crate::delta::DeltaSettings;
-use crate::types::{PipelineId, Settings};
+use crate::types::{PipelineId, Settings, UsedToken};
 use datafusion::common::config::{ConfigEntry, ConfigExtension, ExtensionOptions};
 use datafusion::error::{DataFusionError, Result};
 use std::any::Any;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// [`Settings`] inside a session's options.
 #[derive(Clone, Debug, Default)]
 pub(super) struct OnefoldOptions {
     pub(super) settings: Settings,
+    /// What became of its token.
+    pub(super) used: Arc<UsedToken>,
 }
 
 /// Name, least value, and what it does.
@@ -74,12 +77,21 @@ impl OnefoldOptions {
                 if value.len() > TOKEN_BYTES_MAX {
                     return refuse(format!("onefold.{key} has at most {TOKEN_BYTES_MAX} bytes"));
                 }
+                self.used.renew(value);
                 &mut self.settings.idempotency_token
             }
             _ => &mut self.settings.warehouse,
         };
         value.clone_into(text);
         Ok(())
+    }
+
+    /// Gives a setting its default.
+    pub(super) fn reset(&mut self, name: &str) -> Result<()> {
+        let key = format!("{}.{name}", Self::PREFIX);
+        let mut defaults = Self::default().entries().into_iter();
+        let default = defaults.find(|entry| entry.key == key).and_then(|entry| entry.value);
+        self.set(name, &default.unwrap_or_default())
     }
 
     fn number(&mut self, name: &str) -> Option<&mut u64> {
@@ -171,9 +183,10 @@ impl ExtensionOptions for OnefoldOptions {
             value: Some(self.settings.warehouse.clone()),
             description: "Where materialized views without LOCATION keep their rows",
         });
+        let token = &self.settings.idempotency_token;
         entries.push(ConfigEntry {
             key: "onefold.idempotency_token".to_owned(),
-            value: Some(self.settings.idempotency_token.clone()),
+            value: Some(if self.used.is(token) { String::new() } else { token.clone() }),
             description: "Token of the next batch write; a token seen before makes it do nothing",
         });
         entries
@@ -204,6 +217,12 @@ mod tests {
         assert!(options.set("pipeline", "a/b").is_err());
         options.set("warehouse", "memory:///lake").unwrap();
         assert!(options.set("epoch_rows", "1").is_err());
+        for name in ["retention_hours", "pipeline", "exact_float_sums"] {
+            options.reset(name).unwrap();
+        }
+        assert_eq!(options.settings.retention_hours, Settings::default().retention_hours);
+        assert!(options.settings.pipeline.is_empty() && !options.settings.exact_float_sums);
+        assert!(options.reset("epoch_rows").unwrap_err().to_string().contains("there are"));
         assert!(options.set("epoch_rows_max", "many").is_err());
         assert_eq!(options.entries().len(), NUMBERS.len() + OTHERS.len());
     }

@@ -14,6 +14,7 @@ use super::state::State;
 use super::tables::{DeltaFactory, GeneratorFactory, open_source};
 use super::update::keep_unstored;
 use super::views;
+use crate::commit::Ledger;
 use crate::delta::{DmlExtensionPlanner, LowerDml, WriteReport};
 use crate::error::Error;
 use crate::plan::{
@@ -29,7 +30,7 @@ use datafusion::common::TableReference;
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::{FunctionRegistry, SessionState, SessionStateBuilder};
 use datafusion::logical_expr::{
-    CreateExternalTable, DdlStatement, DmlStatement, LogicalPlan, WriteOp,
+    CreateExternalTable, DdlStatement, DmlStatement, LogicalPlan, Statement, WriteOp,
 };
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::optimizer::analyzer::type_coercion::TypeCoercion;
@@ -87,6 +88,11 @@ pub trait OnefoldContextExt: Sized {
         token: &str,
     ) -> Result<WriteReport, Error>;
 
+    /// Waits for what goes on beside commits in all upsert tables of this session: checksums of
+    /// versions, table compaction, vacuum. A program that ends calls it last; one that does not
+    /// loses no row, and what was not done is done by a later one.
+    async fn rest(&self);
+
     /// The newest version of the upsert table `table` that this session knows; `None` if there is
     /// no such table.
     fn table_version(&self, table: &str) -> Option<u64>;
@@ -121,7 +127,9 @@ impl OnefoldBuilderExt for SessionStateBuilder {
     fn with_onefold_ports(mut self, settings: Settings, ports: Ports) -> Self {
         let registry = Arc::new(Registry::new(ports));
         let config = self.config().get_or_insert_default();
-        config.options_mut().extensions.insert(OnefoldOptions { settings });
+        let options = OnefoldOptions { settings, ..OnefoldOptions::default() };
+        config.set_extension(Arc::clone(&options.used));
+        config.options_mut().extensions.insert(options);
         config.set_extension(Arc::clone(&registry));
         let planner = OnefoldQueryPlanner::new(vec![Arc::new(DmlExtensionPlanner)]);
         let mut state = self.with_query_planner(Arc::new(planner)).build();
@@ -166,7 +174,11 @@ impl OnefoldContextExt for SessionContext {
         let mut state = shared.write();
         let planner = format!("{:?}", state.query_planner());
         if planner.starts_with("OnefoldQueryPlanner") {
-            state.config_mut().options_mut().extensions.insert(OnefoldOptions { settings });
+            let extensions = &mut state.config_mut().options_mut().extensions;
+            if let Some(options) = extensions.get_mut::<OnefoldOptions>() {
+                options.used.renew(&settings.idempotency_token);
+                options.settings = settings;
+            }
             drop(state);
             return Ok(self);
         }
@@ -214,6 +226,13 @@ impl OnefoldContextExt for SessionContext {
         let found = registry(&self.state()).and_then(|registry| registry.table_named(table));
         let found = found.ok_or_else(|| PlanError::NoTable { name: table.to_owned() })?;
         Ok(found.write_once(rows.collect().await?, token).await?)
+    }
+
+    async fn rest(&self) {
+        let registry = registry(&self.state());
+        for table in registry.map(|registry| registry.tables()).unwrap_or_default() {
+            table.rest().await;
+        }
     }
 
     fn table_version(&self, table: &str) -> Option<u64> {
@@ -271,6 +290,12 @@ async fn run_statement(
                 return explained(&state, explain, &inserted, target);
             }
         }
+        LogicalPlan::Statement(Statement::ResetVariable(own)) => {
+            if let Some(name) = own.variable.strip_prefix("onefold.") {
+                return reset(context, name);
+            }
+        }
+        LogicalPlan::Analyze(analyze) => refuse_analyzed_stream(&analyze.input)?,
         LogicalPlan::Dml(dml) => {
             if writes_stream(dml) {
                 dml.input = Arc::new(inserted(dml, parsed.emit)?);
@@ -285,14 +310,34 @@ async fn run_statement(
         }
         _ => {}
     }
-    let changes = parsed.is_upkeep || matches!(plan, LogicalPlan::Dml(_) | LogicalPlan::Copy(_));
+    let changes = parsed.is_upkeep || changes(&plan);
     let frame = context.execute_logical_plan(plan).await?;
     if !changes {
         return Ok(frame);
     }
     let batches = frame.collect().await?;
-    forget_token(context);
     Ok(context.read_batches(batches)?)
+}
+
+/// Whether what `plan` does is done before the next statement.
+fn changes(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Dml(_) | LogicalPlan::Copy(_) => true,
+        LogicalPlan::Analyze(analyze) => changes(&analyze.input),
+        _ => false,
+    }
+}
+
+/// EXPLAIN ANALYZE runs its statement, and nothing but a pipeline may do this one.
+fn refuse_analyzed_stream(plan: &LogicalPlan) -> Result<(), Error> {
+    match plan {
+        LogicalPlan::Dml(dml) if writes_stream(dml) => Err(PlanError::NotIncremental {
+            what: "EXPLAIN ANALYZE of an INSERT that reads an unbounded table".to_owned(),
+            instead: "write EXPLAIN, which shows the plan, or run the pipeline".to_owned(),
+        }
+        .into()),
+        _ => Ok(()),
+    }
 }
 
 /// Whether a pipeline does what `dml` says.
@@ -320,14 +365,16 @@ fn register_functions(state: &mut SessionState) {
     }
 }
 
-/// A token is for one statement.
-fn forget_token(context: &SessionContext) {
+/// RESET of a setting of ours, which DataFusion has only for its own.
+fn reset(context: &SessionContext, name: &str) -> Result<DataFrame, Error> {
     let state = context.state_ref();
     let mut state = state.write();
     let extensions = &mut state.config_mut().options_mut().extensions;
     if let Some(options) = extensions.get_mut::<OnefoldOptions>() {
-        options.settings.idempotency_token.clear();
+        options.reset(name)?;
     }
+    drop(state);
+    Ok(context.read_empty()?)
 }
 
 /// Whether a table is one of our sources: what DataFusion itself reads stays with it.

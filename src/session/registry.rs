@@ -55,6 +55,11 @@ impl Registry {
         locked(&self.names).get(name).cloned()
     }
 
+    /// All tables that are open.
+    pub(super) fn tables(&self) -> Vec<Arc<DeltaTable>> {
+        locked(&self.tables).values().cloned().collect()
+    }
+
     pub(super) fn add_table(&self, name: &str, table: &Arc<DeltaTable>) {
         let url = table.location().url.to_string();
         locked(&self.tables).entry(url).or_insert_with(|| Arc::clone(table));

@@ -64,6 +64,9 @@ async fn open_delta(
     let name = command.name.to_string();
     let definition =
         |reason: &str| DeltaError::Definition { table: name.clone(), reason: reason.to_owned() };
+    if let Some(reason) = unkept(command) {
+        return Err(definition(&reason).into());
+    }
     let partition_by = partition_columns(session, command);
     if !partition_by.is_empty() && command.schema.fields().is_empty() {
         let reason =
@@ -99,6 +102,30 @@ async fn open_delta(
     let table = opened_table(session, registry, (&name, opened), declared).await?;
     registry.add_table(&name, &table);
     Ok(table)
+}
+
+/// Which clause of `command` would be lost, and what to write.
+fn unkept(command: &CreateExternalTable) -> Option<String> {
+    if let Some(column) = command.column_defaults.keys().min() {
+        return Some(format!(
+            "DEFAULT of column {column} is not kept: leave it out, and write the value in each \
+             INSERT, or coalesce({column}, value) in queries"
+        ));
+    }
+    let unique = command.constraints.iter().find_map(|constraint| match constraint {
+        Constraint::Unique(columns) => Some(columns),
+        Constraint::PrimaryKey(_) => None,
+    });
+    if let Some(columns) = unique {
+        let names = columns.iter().map(|column| command.schema.field(*column).name().as_str());
+        let names = names.collect::<Vec<_>>().join(", ");
+        return Some(format!(
+            "UNIQUE ({names}) is not kept: leave it out, only the PRIMARY KEY is unique; where \
+             these columns name a row, make them the PRIMARY KEY"
+        ));
+    }
+    let is_ordered = !command.order_exprs.is_empty();
+    is_ordered.then(|| "WITH ORDER is for files; leave it out, and write ORDER BY".to_owned())
 }
 
 /// Opens the changes of the upsert table that `command` tells the place of.
@@ -168,6 +195,9 @@ pub(super) async fn open_source(
 ) -> Result<SourceTable> {
     let name = command.name.to_string();
     let location = one_location(&name, command)?.to_owned();
+    if let Some(reason) = unkept(command) {
+        return Err(SourceError::Invalid { source_name: name, reason }.into());
+    }
     if !command.table_partition_cols.is_empty() {
         let reason = "PARTITIONED BY is not supported yet on a source".to_owned();
         return Err(SourceError::Invalid { source_name: name, reason }.into());

@@ -22,6 +22,7 @@ mod rollup;
 mod settings;
 mod state_file;
 mod time;
+mod token;
 
 pub use clock::{Clock, SystemClock};
 pub use columns::{
@@ -37,3 +38,4 @@ pub use rollup::{RollupOptions, SessionOptions};
 pub use settings::Settings;
 pub use state_file::StateFile;
 pub use time::{EventTime, Watermark, format_duration_us, parse_duration_us};
+pub use token::UsedToken;

@@ -44,7 +44,8 @@ pub struct Settings {
     pub warehouse: String,
 
     /// Idempotency token of the next batch write, at most 256 bytes: a write under a token that the
-    /// table has seen does nothing, and says so. Default empty: none.
+    /// table has seen does nothing, and says so. Default empty: none. The first INSERT, UPDATE,
+    /// DELETE or the like that is done uses it up.
     pub idempotency_token: String,
 
     /// Rows below which a data file counts as small and is compacted with its like.

@@ -68,7 +68,8 @@ impl BusyStore {
         let deed = {
             let mut waiting = self.waiting.lock().unwrap();
             let is_it = |own: &&mut Waiting| {
-                let is_named = path.as_ref().contains(&own.part) && !is_beside;
+                let is_asked = !is_beside || own.part.ends_with("crc");
+                let is_named = path.as_ref().contains(&own.part) && is_asked;
                 own.times > 0 && own.is_put == is_put && is_named
             };
             waiting.iter_mut().find(is_it).map(|own| {

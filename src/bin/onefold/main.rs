@@ -124,37 +124,39 @@ async fn answer(command: Command) -> Result<(), Failure> {
     let config = SessionConfig::from_env().map_err(Error::from)?.with_information_schema(true);
     let context = SessionContext::new_with_config(config).with_onefold(Settings::default())?;
     let context = files::with_paths(context);
-    match command {
-        Command::Sql { commands, files, format } => sql(context, commands, files, format).await,
+    let done = match command {
+        Command::Sql { commands, files, format } => sql(&context, commands, files, format).await,
         Command::Run { files, watch } => run::run(&context, files, watch).await,
         Command::Upkeep(work) => upkeep::run(&context, work).await,
-    }
+    };
+    context.rest().await;
+    done
 }
 
 async fn sql(
-    context: SessionContext,
+    context: &SessionContext,
     commands: Vec<String>,
     files: Vec<PathBuf>,
     format: Format,
 ) -> Result<(), Failure> {
     let is_prompt = commands.is_empty() && files.is_empty();
     for command in commands {
-        run_script(&context, &command, format).await?;
+        run_script(context, &command, format).await?;
     }
     for path in files {
         let script = std::fs::read_to_string(&path)
             .map_err(|source| Failure::File { path: path.clone(), source })?;
-        run_script(&context, &script, format).await?;
+        run_script(context, &script, format).await?;
     }
     if !is_prompt {
         return Ok(());
     }
     if std::io::stdin().is_terminal() {
-        return prompt::run(&context, format).await;
+        return prompt::run(context, format).await;
     }
     let mut script = String::new();
     std::io::stdin().read_to_string(&mut script)?;
-    run_script(&context, &script, format).await
+    run_script(context, &script, format).await
 }
 
 /// Runs a script, printing each statement's result before the next one runs.

@@ -11,11 +11,12 @@ use super::node::Verb;
 use super::pinned::Pin;
 use super::planning::Planning;
 use crate::delta::DeltaError;
-use crate::delta::apply::{StagedRows, Written, busy, token_of};
+use crate::delta::apply::{StagedRows, Written, busy};
 use crate::delta::compact::Pace;
 use crate::delta::ledger::RACES_MAX;
 use crate::delta::log::Change;
 use crate::delta::table::DeltaTable;
+use crate::delta::token::{spend_token, token_of};
 use arrow::array::UInt64Array;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
@@ -131,10 +132,15 @@ impl Statement {
         mut input: Arc<dyn ExecutionPlan>,
         context: Arc<TaskContext>,
     ) -> Result<u64> {
+        let token = token_of(&context);
         let mut runs = 1;
         loop {
-            let version = match self.run_once(input, Arc::clone(&context)).await? {
-                Run::Done(count) => return Ok(count),
+            let run = self.run_once(input, Arc::clone(&context), token.as_deref());
+            let version = match run.await? {
+                Run::Done(count) => {
+                    spend_token(&context, token.as_deref());
+                    return Ok(count);
+                }
                 Run::Overtaken(version) => version,
             };
             self.pin.clear();
@@ -153,13 +159,13 @@ impl Statement {
         &self,
         input: Arc<dyn ExecutionPlan>,
         context: Arc<TaskContext>,
+        token: Option<&str>,
     ) -> Result<Run> {
         let (table, verb) = (self.table.as_ref(), self.verb);
-        let token = token_of(context.session_config().options());
         let mut writer = table.writer.lock().await;
         table.catch_up(&mut writer).await?;
         table.prepare(&mut writer).await?;
-        if table.used_before(&writer, token.as_deref()).is_some() {
+        if table.used_before(&writer, token).is_some() {
             return Ok(Run::Done(0));
         }
         let read = self.pin.view(table);
@@ -172,7 +178,7 @@ impl Statement {
             return Ok(Run::Done(0));
         }
         for _ in 0..RACES_MAX {
-            let change = Change { token: token.clone(), ..Change::default() };
+            let change = Change { token: token.map(str::to_owned), ..Change::default() };
             if let Some(Written { changed, .. }) = table.apply(&mut writer, &staged, change).await?
             {
                 table.maintain(&mut writer, Pace::Now).await;

@@ -23,6 +23,7 @@ mod pinned;
 mod planning;
 mod rows;
 mod rule;
+mod values;
 
 pub use node::DmlExtensionPlanner;
 pub use rule::{KEPT, LowerDml};

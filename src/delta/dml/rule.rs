@@ -4,6 +4,7 @@ use super::merge::merge_rows;
 use super::node::{DmlNode, Verb};
 use super::pinned::{Pin, PinnedTable};
 use super::rows::{DELETE, KIND, OLD_PREFIX, SET};
+use super::values::with_nullable_values;
 use crate::delta::DeltaError;
 use crate::delta::provider::StoredColumns;
 use crate::delta::stage::SEQUENCE_PREFIX;
@@ -15,8 +16,8 @@ use datafusion::common::{Column, DFSchema, DFSchemaRef, Result};
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::logical_expr::dml::InsertOp;
 use datafusion::logical_expr::{
-    DmlStatement, Expr, Extension, LogicalPlan, LogicalPlanBuilder, Projection, TableScan, WriteOp,
-    lit,
+    Analyze, DmlStatement, Expr, Extension, LogicalPlan, LogicalPlanBuilder, Projection, TableScan,
+    WriteOp, lit,
 };
 use datafusion::optimizer::AnalyzerRule;
 use std::sync::Arc;
@@ -33,8 +34,26 @@ impl AnalyzerRule for LowerDml {
         "lower_dml"
     }
 
-    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
-        let LogicalPlan::Dml(dml) = &plan else { return Ok(plan) };
+    fn analyze(&self, plan: LogicalPlan, options: &ConfigOptions) -> Result<LogicalPlan> {
+        let dml = match plan {
+            LogicalPlan::Dml(dml) => dml,
+            LogicalPlan::Analyze(analyze) => {
+                let input = Arc::new(self.analyze(Arc::unwrap_or_clone(analyze.input), options)?);
+                return Ok(LogicalPlan::Analyze(Analyze { input, ..analyze }));
+            }
+            other => return Ok(other),
+        };
+        let provider = source_as_provider(&dml.target)?;
+        let Some(table) = provider.downcast_ref::<DeltaTable>().and_then(DeltaTable::shared) else {
+            return Ok(LogicalPlan::Dml(dml));
+        };
+        let dml = match dml.op {
+            WriteOp::Insert(_) => {
+                let input = with_nullable_values(&table, Arc::unwrap_or_clone(dml.input))?;
+                DmlStatement { input: Arc::new(input), ..dml }
+            }
+            _ => dml,
+        };
         let verb = match &dml.op {
             WriteOp::Update => Verb::Update,
             WriteOp::Delete => Verb::Delete,
@@ -42,16 +61,12 @@ impl AnalyzerRule for LowerDml {
             WriteOp::MergeInto(_) => Verb::Merge,
             WriteOp::Insert(InsertOp::Replace) => Verb::Replace,
             WriteOp::Insert(InsertOp::Overwrite) => Verb::Overwrite,
-            _ => return Ok(plan),
-        };
-        let provider = source_as_provider(&dml.target)?;
-        let Some(table) = provider.downcast_ref::<DeltaTable>().and_then(DeltaTable::shared) else {
-            return Ok(plan);
+            _ => return Ok(LogicalPlan::Dml(dml)),
         };
         table.refuse_view(&verb.to_string())?;
         let pin = Arc::new(Pin::default());
         let target = Target { table: Arc::clone(&table), pin: Arc::clone(&pin) };
-        let input = target.rows(verb, dml)?;
+        let input = target.rows(verb, &dml)?;
         let count = Schema::new(vec![Field::new("count", DataType::UInt64, false)]);
         let schema: DFSchemaRef = Arc::new(DFSchema::try_from(count)?);
         let node = Arc::new(DmlNode { table, pin, verb, input, schema });
