@@ -17,9 +17,11 @@
 use super::DedupNode;
 use super::changes::feed_of;
 use super::micros::is_kept_whole;
-use super::nulls::{column, group_of, is_left_out, is_never_null};
+use super::nulls::{column, group_of, is_given, is_left_out, is_never_null};
 use super::positions::as_dedup;
+use super::target::is_literal;
 use super::trace::below;
+use super::written::written;
 use crate::types::Within;
 use datafusion::logical_expr::utils::grouping_set_to_exprlist;
 use datafusion::logical_expr::{Aggregate, Expr, GroupingSet, LogicalPlan};
@@ -120,12 +122,12 @@ impl Grouped<'_> {
 
     /// Adds what tells the values of one group column apart.
     fn add(&self, group: usize, key: &mut BTreeSet<usize>) -> Result<(), String> {
-        let Aggregate { input, schema, .. } = self.aggregate;
+        let schema = &self.aggregate.schema;
         let own = column(schema, group);
         let name = group_of(self.aggregate, group).map(written).unwrap_or_default();
         let bare = self.shown.iter().position(|shown| *shown == own);
         let filled = self.shown.iter().position(|shown| is_filled(shown, &own));
-        let is_given = group_of(self.aggregate, group).is_some_and(|own| is_never_null(input, own));
+        let is_given = is_given(self.aggregate, group);
         if is_left_out(self.aggregate, group) {
             let (Some(filled), Some(level)) = (filled, self.level(group)) else {
                 return Err(format!(
@@ -240,10 +242,10 @@ fn feed_key(
     primary_key.iter().map(index).collect()
 }
 
-/// Whether `shown` is `coalesce(own, ...)`.
+/// Whether `shown` is `coalesce(own, a literal)`.
 fn is_filled(shown: &Expr, own: &Expr) -> bool {
-    matches!(shown, Expr::ScalarFunction(call)
-        if call.name() == "coalesce" && call.args.first() == Some(own) && call.args.len() > 1)
+    matches!(shown, Expr::ScalarFunction(call) if call.name() == "coalesce"
+        && matches!(call.args.as_slice(), [first, other] if first == own && is_literal(other)))
 }
 
 fn maybe_null(name: &str) -> String {
@@ -251,11 +253,6 @@ fn maybe_null(name: &str) -> String {
         "{name} can be NULL, and a PRIMARY KEY cannot; write WHERE {name} IS NOT NULL, or use \
          coalesce({name}, a literal) in its place everywhere"
     )
-}
-
-/// An expression as a user would write it.
-fn written(expr: &Expr) -> String {
-    expr.human_display().to_string()
 }
 
 #[cfg(test)]
@@ -414,7 +411,10 @@ mod tests {
         };
         assert_keys(&[
             (&rollup("id, coalesce(k, -1) AS k, grouping(k) AS g"), Ok("id, k, g")),
-            (&rollup("id, grouping(k) AS g, coalesce(k, id) AS k"), Ok("id, g, k")),
+            (
+                &rollup("id, grouping(k) AS g, coalesce(k, id) AS k"),
+                Err("SELECT both coalesce(e.k"),
+            ),
             (&rollup("id, k, grouping(k) AS g"), Err("SELECT both coalesce(e.k, a literal) and")),
             (&rollup("id, coalesce(k, -1) AS k"), Err("e.k is NULL in coarser levels")),
             (&rollup("id, coalesce(k, -1) AS k, grouping(id) AS g"), Err("grouping(e.k)")),

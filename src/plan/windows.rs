@@ -24,6 +24,11 @@ pub(super) fn windows_of(input: &LogicalPlan, groups: &[Expr]) -> Vec<WindowColu
     groups.iter().enumerate().filter_map(window).collect()
 }
 
+/// Whether `expr`, over `plan`, names windows on its watermark column.
+pub(super) fn is_window(plan: &LogicalPlan, expr: &Expr) -> bool {
+    window_of(plan, expr).is_some()
+}
+
 /// How long the windows are that `expr`, over `plan`, names; `None` if it names none.
 fn window_of(plan: &LogicalPlan, expr: &Expr) -> Option<WindowStep> {
     match plan {
