@@ -2,13 +2,20 @@
 //! as a view, against one query over all rows.
 
 use crate::rollups::shown;
-use crate::support::tables::{refusal, run};
+use crate::support::tables::{refusal, rows, run};
 use crate::support::{How, Row, batch, source, with_events};
+use onefold::arrow::array::ArrayRef;
+use onefold::arrow::array::cast::AsArray;
+use onefold::arrow::array::types::Int64Type;
+use onefold::arrow::datatypes::DataType;
+use onefold::datafusion::common::{Result as PlanResult, ScalarValue};
+use onefold::datafusion::logical_expr::{Accumulator, Volatility, create_udaf};
 use onefold::datafusion::prelude::SessionContext;
 use onefold::object_store::ObjectStore;
 use onefold::object_store::memory::InMemory;
 use onefold::prelude::*;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The columns of a table, and what goes there: of two keys and of windows in windows.
 const LEVELS: [(&str, &str); 5] = [
@@ -182,4 +189,111 @@ async fn a_column_of_the_key_that_does_not_fit_is_named_with_what_to_write() {
          INSERT INTO ok SELECT coalesce(k, ''), h, 0, count(*) FROM {EVENTS} GROUP BY k, h"
     );
     run(&context, &script).await.unwrap(); // a k that is never NULL is what the coalesce is
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn explain_shows_of_which_set_each_level_is_made() {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let context = with_events(&store, &source(1), How::default()).unwrap();
+    for (groups, tree) in [
+        ("k, ROLLUP(d, h)", "(k, d, h) from rows; (k, d) from #1; (k) from #2"),
+        ("d, CUBE(k, h)", "(d, k, h) from rows; (d, k) from #1; (d, h) from #1; (d) from #2"),
+        ("GROUPING SETS ((k, h), (d), (k))", "(k, h) from rows; (d) from rows; (k) from #1"),
+    ] {
+        let explain = format!(
+            "EXPLAIN CREATE MATERIALIZED VIEW v LOCATION 'memory:///v' AS
+             SELECT coalesce(k, '') AS k, coalesce(d, TIMESTAMP '1970-01-01') AS d,
+               coalesce(h, TIMESTAMP '1970-01-01') AS h, grouping(k) AS gk, grouping(d) AS gd,
+               grouping(h) AS gh, count(*) AS c FROM {EVENTS} GROUP BY {groups}"
+        );
+        let plan = rows(&context, &explain).await.join("\n");
+        let line = plan.lines().find(|own| own.contains("LocalRollupExec: ")).unwrap();
+        let (_, sets) = line.split_once("sets=[").unwrap();
+        let bare: String =
+            sets.split('@').map(|own| own.trim_start_matches(char::is_numeric)).collect();
+        assert_eq!(bare, format!("{tree}]"), "{line}");
+    }
+}
+
+/// A sum that counts the rows that it is given, and the states.
+#[derive(Debug, Default)]
+struct Counted {
+    sum: i64,
+    rows: Arc<AtomicU64>,
+    states: Arc<AtomicU64>,
+}
+
+impl Counted {
+    fn add(&mut self, values: &[ArrayRef]) -> u64 {
+        let values = values[0].as_primitive::<Int64Type>();
+        self.sum += values.iter().flatten().sum::<i64>();
+        values.len() as u64
+    }
+}
+
+impl Accumulator for Counted {
+    fn update_batch(&mut self, values: &[ArrayRef]) -> PlanResult<()> {
+        let rows = self.add(values);
+        self.rows.fetch_add(rows, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn merge_batch(&mut self, states: &[ArrayRef]) -> PlanResult<()> {
+        let rows = self.add(states);
+        self.states.fetch_add(rows, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn evaluate(&mut self) -> PlanResult<ScalarValue> {
+        Ok(ScalarValue::Int64(Some(self.sum)))
+    }
+
+    fn state(&mut self) -> PlanResult<Vec<ScalarValue>> {
+        Ok(vec![ScalarValue::Int64(Some(self.sum))])
+    }
+
+    fn size(&self) -> usize {
+        size_of::<Self>()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_row_is_folded_once_and_coarser_levels_take_the_states_of_finer_ones() {
+    const ROWS: i64 = 6_000;
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let source = source(1);
+    let (counted_rows, counted_states) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+    let (rows, states) = (Arc::clone(&counted_rows), Arc::clone(&counted_states));
+    let counted = create_udaf(
+        "counted",
+        vec![DataType::Int64],
+        Arc::new(DataType::Int64),
+        Volatility::Immutable,
+        Arc::new(move |_| {
+            let (rows, states) = (Arc::clone(&rows), Arc::clone(&states));
+            Ok(Box::new(Counted { sum: 0, rows, states }))
+        }),
+        Arc::new(vec![DataType::Int64]),
+    );
+    let context = with_events(&store, &source, How::default()).unwrap();
+    context.register_udaf(counted);
+    let script = format!(
+        "CREATE MATERIALIZED VIEW v LOCATION 'memory:///v' AS
+         SELECT k, coalesce(d, TIMESTAMP '1970-01-01') AS d, coalesce(h, TIMESTAMP '1970-01-01') AS h,
+           grouping(d, h) AS g, counted(n) AS s FROM {EVENTS} GROUP BY k, ROLLUP(d, h)"
+    );
+    context.run_sql(&script).await.unwrap();
+    // 3 keys in 20 hours of 5 days: 60, 15 and 3 groups.
+    let log: Vec<Row> =
+        (0..ROWS).map(|n| (Some((n % 3) as u8), Some(1_000 + n * 200 / ROWS), n)).collect();
+    source.push("p0", &batch(&log)).unwrap();
+    context.pipeline("v").unwrap().run_until_idle().await.unwrap();
+    let sums = "SELECT g, count(*), CAST(sum(s) AS BIGINT) FROM v GROUP BY g";
+    let sum = ROWS * (ROWS - 1) / 2;
+    let expected = [(0, 60), (1, 15), (3, 3)].map(|(g, groups)| format!("{g} | {groups} | {sum}"));
+    assert_eq!(shown(&context, sums).await.unwrap(), expected);
+    assert_eq!(counted_rows.load(Ordering::Relaxed), ROWS as u64, "each row once, for all sets");
+    let states = counted_states.load(Ordering::Relaxed);
+    // To the coarser levels, and into what is remembered, of either of two partitions.
+    assert!((60 + 15..=2 * (60 + 15) + 2 * (60 + 15 + 3)).contains(&states), "{states} states");
 }

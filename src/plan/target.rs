@@ -12,15 +12,17 @@ use super::nulls::{is_given, is_left_out};
 use super::rollup::{sets_of, top_aggregate};
 use super::trace::below;
 use super::written::{filled, written};
+use crate::operator::GroupingSet;
 use arrow::array::{ArrayRef, UInt64Array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, TimeUnit};
 use arrow::record_batch::RecordBatch;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::ExecutionProps;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan};
+use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan, lit};
 use datafusion::physical_expr::create_physical_expr;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -46,7 +48,7 @@ pub fn refuse_keys(query: &LogicalPlan, primary_key: &[(usize, String)]) -> Resu
     let (groups, sets) = sets_of(aggregate)?;
     let has_sets = sets.len() > 1
         || groups.len() + aggregate.aggr_expr.len() < aggregate.schema.fields().len();
-    let grouped = Grouped { query, aggregate, groups: &groups };
+    let grouped = Grouped { query, aggregate, groups: &groups, sets: &sets };
     let (mut covered, mut by_sets) = (BTreeSet::new(), Vec::new());
     for (index, name) in primary_key {
         match grouped.part(*index).map_err(|own| own.of(name))? {
@@ -57,7 +59,8 @@ pub fn refuse_keys(query: &LogicalPlan, primary_key: &[(usize, String)]) -> Resu
             Part::Constant => {}
         }
     }
-    if let Some(missing) = (0..groups.len()).find(|group| !covered.contains(group)) {
+    let is_missing = |group: &usize| !covered.contains(group) && !grouped.follows(*group, &covered);
+    if let Some(missing) = (0..groups.len()).find(is_missing) {
         let what = format!(
             "GROUP BY {} into a table whose primary key does not hold that column",
             written(&groups[missing])
@@ -102,6 +105,7 @@ struct Grouped<'a> {
     query: &'a LogicalPlan,
     aggregate: &'a Aggregate,
     groups: &'a [Expr],
+    sets: &'a [GroupingSet],
 }
 
 impl Grouped<'_> {
@@ -176,6 +180,23 @@ impl Grouped<'_> {
             format!("gives the groups of {name} that are NULL the key of others,"),
             format!("GROUP BY the coalesce, or write WHERE {name} IS NOT NULL"),
         ))
+    }
+
+    /// Whether a group column is made of others, which are `covered` by the key, in each set that has
+    /// it: the end of a window of its start.
+    fn follows(&self, group: usize, covered: &BTreeSet<usize>) -> bool {
+        let is_beside =
+            |other: &usize| self.sets.iter().all(|set| !set.present[group] || set.present[*other]);
+        let bare = |group: usize| self.groups[group].clone().unalias_nested().data;
+        let known: Vec<Expr> =
+            covered.iter().filter(|own| is_beside(own)).map(|own| bare(*own)).collect();
+        let rest = bare(group).transform_down(|own| {
+            if known.contains(&own) {
+                return Ok(Transformed::new(lit(true), true, TreeNodeRecursion::Jump));
+            }
+            Ok(Transformed::no(own))
+        });
+        rest.is_ok_and(|rest| rest.data.column_refs().is_empty())
     }
 
     fn refuse_null(&self, group: usize) -> DataFusionError {

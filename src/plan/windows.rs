@@ -75,6 +75,8 @@ fn step_of(expr: &Expr, time: &Column) -> Option<WindowStep> {
             ("date_bin", [Expr::Literal(width, _), own, ..]) if is_time(own, time) => {
                 width_of(width)
             }
+            // As it is written; an analysed plan has date_bin in its place.
+            ("tumble", [own, Expr::Literal(width, _), ..]) if is_time(own, time) => width_of(width),
             ("session", [own, Expr::Literal(gap, _)]) if is_time(own, time) => width_of(gap),
             ("hop", [own, _, Expr::Literal(size, _), ..]) if is_time(own, time) => width_of(size),
             ("date_trunc", [Expr::Literal(unit, _), own]) if is_time(own, time) => {
