@@ -3,6 +3,7 @@
 use crate::support::busy::BusyStore;
 use crate::support::tables::{World, rows, run};
 use futures::FutureExt;
+use onefold::datafusion::common::config::ConfigEntry;
 use onefold::datafusion::prelude::SessionContext;
 use onefold::object_store::ObjectStore;
 use onefold::object_store::memory::InMemory;
@@ -88,6 +89,52 @@ async fn of_two_writers_with_one_token_the_first_to_commit_counts() {
     });
     assert!(write(&context, OTHER, "a").await.unwrap().is_repeated);
     assert_eq!(table(&context).await, LOADED);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_first_write_that_is_done_uses_a_token_up_however_it_runs() {
+    const SET: &str = "SET onefold.idempotency_token = 'a'";
+    for by_script in [true, false] {
+        let context = opened(&World::new()).await;
+        let does = async |statement: &str| {
+            if by_script {
+                run(&context, statement).await.map_err(|error| error.to_string())
+            } else {
+                let frame = context.sql(statement).await.map_err(|error| error.to_string())?;
+                frame.collect().await.map(drop).map_err(|error| error.to_string())
+            }
+        };
+        let token = async || {
+            let entries = context.state().config_options().entries();
+            let is_it = |own: &&ConfigEntry| own.key == "onefold.idempotency_token";
+            entries.iter().find(is_it).unwrap().value.as_deref() == Some("a")
+        };
+        does(SET).await.unwrap();
+        does("SELECT count(*) FROM t").await.unwrap();
+        does("SELECT * FROM onefold_optimize('t')").await.unwrap();
+        does("INSERT INTO t VALUES (NULL, 1)").await.unwrap_err();
+        assert!(token().await, "nothing was written");
+        does("INSERT INTO t VALUES (1, 1)").await.unwrap();
+        assert!(!token().await, "it is used up");
+        does("INSERT INTO t VALUES (2, 1)").await.unwrap();
+        does("UPDATE t SET n = n + 1 WHERE k = 2").await.unwrap();
+        assert_eq!(table(&context).await, ["1 1", "2 2"]);
+        does(SET).await.unwrap();
+        assert!(token().await, "the same again");
+        does("UPDATE t SET n = 7").await.unwrap();
+        assert_eq!(table(&context).await, ["1 1", "2 2"], "it was used before");
+        does("UPDATE t SET n = n + 1").await.unwrap();
+        assert_eq!(table(&context).await, ["1 2", "2 3"]);
+        does("SET onefold.idempotency_token = 'none'").await.unwrap();
+        does("INSERT INTO t SELECT 9, 8 WHERE false").await.unwrap();
+        does("SET onefold.idempotency_token = 'none'").await.unwrap();
+        does("INSERT INTO t VALUES (9, 9)").await.unwrap();
+        assert_eq!(table(&context).await, ["1 2", "2 3"], "no rows are a write too");
+        run(&context, "SET onefold.idempotency_token = 'a'").await.unwrap();
+        run(&context, "RESET onefold.idempotency_token; OPTIMIZE t").await.unwrap();
+        does("INSERT INTO t VALUES (3, 3)").await.unwrap();
+        assert_eq!(table(&context).await, ["1 2", "2 3", "3 3"], "it was taken back");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

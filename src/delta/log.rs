@@ -199,7 +199,8 @@ impl DeltaLog {
         let kernel = Arc::clone(&self.kernel);
         let committer = self.committer().with_change(Arc::clone(&change));
         let url = self.location.url.clone();
-        let is_plain = change.raw.is_empty(); // else the kernel cannot tell its checksum
+        // Else the kernel cannot tell its checksum, but from a checkpoint of it.
+        let is_plain = change.raw.is_empty() && change.schema.is_empty();
         self.blocking(move || {
             let sent = send(&snapshot, &kernel, &change, &committer);
             let sent = sent.map_err(|error| match error {
@@ -208,8 +209,8 @@ impl DeltaLog {
             })?;
             let Some(next) = sent else { return Ok(Answer::Lost) };
             let actions = committer.take().actions;
-            if !change.raw.is_empty() {
-                // The kernel does not know of these actions: it must read them.
+            if !is_plain {
+                // What the kernel knows of these actions is not enough: it must read them.
                 let version = next.version();
                 let snapshot = Snapshot::builder_for(url.as_str())
                     .at_version(version)

@@ -80,6 +80,8 @@ mod tests;
 mod tests_beside;
 #[cfg(test)]
 mod tests_feed;
+#[cfg(test)]
+mod tests_health;
 mod token;
 mod travel;
 mod upload;

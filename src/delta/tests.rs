@@ -3,7 +3,7 @@
 use super::{DeltaSettings, DeltaTable, TableDefinition, foreign};
 use crate::commit::{EpochRows, Ledger, ManifestRef, Outcome, Proposal};
 use crate::store::Location;
-use crate::testing::{AgedStore, SimulatedClock};
+pub(super) use crate::testing::{AgedStore, Fault, FaultyStore, SimulatedClock};
 use crate::types::{
     Clock, Entropy, Epoch, Incarnation, POSITION_COLUMN, PipelineId, SystemClock, SystemEntropy,
 };
@@ -19,7 +19,6 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 pub(super) type Model = BTreeMap<i64, i64>;
 
@@ -226,44 +225,6 @@ async fn another_definition_is_refused_with_the_differences() {
     assert_eq!(found.primary_key(), ["k"]);
     let missing = open_as(&memory(), None, settings()).await.unwrap_err().to_string();
     assert!(missing.contains("no Delta table"), "{missing}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn five_thousand_commits_leave_a_table_as_healthy_as_one_thousand() {
-    let clock = SimulatedClock::default();
-    let aged = Arc::new(AgedStore::new(Arc::new(InMemory::new()), clock.clone()));
-    let location = Location::from_store("memory:///t", aged).unwrap();
-    // This clock is months behind the kernel's, by which removes expire: an hour passes at once.
-    let day = DeltaSettings { retention: Duration::from_hours(24), ..settings() };
-    let ports: (Arc<dyn Entropy>, Arc<dyn Clock>) =
-        (Arc::new(SystemEntropy), Arc::new(clock.clone()));
-    let table = DeltaTable::create_or_open("t", location.clone(), Some(definition()), day, ports);
-    let table = table.await.unwrap();
-    let mut measured = Vec::new();
-    for epoch in 0..5_000_i64 {
-        let keys = (0..4).map(|n| ((epoch * 7919 + n * 104_729) % 1_000, epoch));
-        let rows = vec![batch(0, &keys.collect::<Vec<_>>())];
-        let staged = table.stage_rows(EpochRows { partitions: vec![rows] }).await.unwrap();
-        table.write(&staged, None).await.unwrap();
-        clock.advance(Duration::from_secs(58));
-        if epoch % 1_000 == 999 {
-            table.vacuum(Duration::from_hours(24)).await.unwrap();
-            measured.push(health(&location).await);
-        }
-    }
-    let (early, late) = (&measured[2], &measured[4]);
-    for (what, early, late) in [
-        ("objects of the log", early.log_objects, late.log_objects),
-        ("bytes of the log", early.log_bytes, late.log_bytes),
-        ("bytes of the last checkpoint", early.checkpoint_bytes, late.checkpoint_bytes),
-        ("all objects", early.objects, late.objects),
-        ("live files", early.live_files, late.live_files),
-        ("rows read by a scan", early.rows, late.rows),
-    ] {
-        assert!(late * 4 <= early * 5, "{what}: {early} after 3,000 commits, {late} after 5,000");
-    }
-    assert!(late.live_files < 40 && late.checkpoint_bytes < 60_000, "{late:?}");
-    assert!(late.commits_to_replay <= 100, "{late:?}");
 }
 
 proptest! {
@@ -521,41 +482,6 @@ pub(super) fn definition() -> TableDefinition {
         options: std::collections::HashMap::new(),
         checks: Vec::new(),
         view: None,
-    }
-}
-
-/// What grows in a table that is not looked after.
-#[derive(Debug)]
-struct Health {
-    objects: u64,
-    log_objects: u64,
-    log_bytes: u64,
-    checkpoint_bytes: u64,
-    commits_to_replay: u64,
-    live_files: u64,
-    /// Masked ones included.
-    rows: u64,
-}
-
-async fn health(location: &Location) -> Health {
-    let table = open(location, settings()).await.unwrap();
-    let all: Vec<_> = location.store.list(None).try_collect().await.unwrap();
-    let in_log =
-        |object: &&object_store::ObjectMeta| object.location.as_ref().contains("_delta_log");
-    let log: Vec<_> = all.iter().filter(in_log).collect();
-    let files = table.log_files().await.unwrap();
-    let last = files.checkpoints.last().unwrap();
-    let name = format!("{last:020}.checkpoint.parquet");
-    let checkpoint = log.iter().find(|object| object.location.as_ref().ends_with(&name)).unwrap();
-    let view = table.view();
-    Health {
-        objects: all.len() as u64,
-        log_objects: log.len() as u64,
-        log_bytes: log.iter().map(|object| object.size).sum(),
-        checkpoint_bytes: checkpoint.size,
-        commits_to_replay: view.version - last,
-        live_files: view.files.iter().count() as u64,
-        rows: view.files.iter().map(|file| file.rows).sum(),
     }
 }
 

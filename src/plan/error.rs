@@ -94,6 +94,10 @@ impl PlanError {
         Self::NotIncremental { what: what.to_owned(), instead: instead.to_owned() }
     }
 
+    pub(super) fn window(reason: impl Into<String>) -> Self {
+        Self::Window { reason: reason.into() }
+    }
+
     pub(super) fn clause((line, column): (u64, u64), reason: impl Into<String>) -> Self {
         Self::Clause { line, column, reason: reason.into() }
     }

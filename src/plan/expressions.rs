@@ -1,5 +1,6 @@
 //! Which expressions may be keys, times and intervals of a clause.
 
+use super::written::written;
 use arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{Expr, Volatility};
@@ -7,19 +8,20 @@ use datafusion::logical_expr::{Expr, Volatility};
 /// Why `key` cannot be a key, with what to write instead.
 pub(super) fn refuse_key(key: &Expr) -> Option<String> {
     let holds = |test: fn(&Expr) -> bool| expr_exists(key, test);
+    let own = written(key);
     if holds(|expr| matches!(expr, Expr::AggregateFunction(_))) {
-        return Some(format!("key {key} is an aggregate; DEDUP judges single rows"));
+        return Some(format!("key {own} is an aggregate; DEDUP judges single rows"));
     }
     if holds(|expr| matches!(expr, Expr::WindowFunction(_))) {
-        return Some(format!("key {key} is a window function; compute it in a subquery first"));
+        return Some(format!("key {own} is a window function; compute it in a subquery first"));
     }
     if holds(is_subquery) {
-        return Some(format!("key {key} holds a subquery; join it in a derived table first"));
+        return Some(format!("key {own} holds a subquery; join it in a derived table first"));
     }
     refuse_volatile(key, "key").or_else(|| {
         key.column_refs()
             .is_empty()
-            .then(|| format!("key {key} is a constant, so all rows would be duplicates"))
+            .then(|| format!("key {own} is a constant, so all rows would be duplicates"))
     })
 }
 
@@ -28,14 +30,15 @@ pub(super) fn refuse_time(time: &Expr, data_type: &DataType) -> Option<String> {
     if let Some(reason) = refuse_volatile(time, "OF") {
         return Some(reason);
     }
+    let own = written(time);
     if expr_exists(time, is_subquery) {
-        return Some(format!("OF {time} holds a subquery; join it in a derived table first"));
+        return Some(format!("OF {own} holds a subquery; join it in a derived table first"));
     }
     match data_type {
         DataType::Timestamp(..) | DataType::Date32 | DataType::Date64 => None,
         _ => Some(format!(
-            "OF {time} has type {data_type}; write a timestamp or date, such as \
-             to_timestamp({time})"
+            "OF {own} has type {data_type}; write a timestamp or date, such as \
+             to_timestamp({own})"
         )),
     }
 }
@@ -47,7 +50,8 @@ pub(super) fn refuse_time(time: &Expr, data_type: &DataType) -> Option<String> {
 /// The reason why it has none, or not this one.
 pub(super) fn fixed_us(interval: &Expr, clause: &str) -> Result<i64, String> {
     let Expr::Literal(value, _) = interval else {
-        return Err(format!("{clause} {interval} is not a constant; write INTERVAL '1 hour'"));
+        let own = written(interval);
+        return Err(format!("{clause} {own} is not a constant; write INTERVAL '1 hour'"));
     };
     let (months, days, nanos) = match value {
         ScalarValue::IntervalMonthDayNano(Some(it)) => (it.months, it.days, it.nanoseconds),
@@ -73,7 +77,7 @@ fn refuse_volatile(expr: &Expr, what: &str) -> Option<String> {
             if call.func.signature().volatility != Volatility::Immutable)
     });
     let reason = "gives another value for the same row each time; use immutable functions only";
-    changes.then(|| format!("{what} {expr} {reason}"))
+    changes.then(|| format!("{what} {} {reason}", written(expr)))
 }
 
 fn is_subquery(expr: &Expr) -> bool {

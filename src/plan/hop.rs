@@ -9,8 +9,11 @@
 //!   pipeline       stays, and is computed as the start of the last window; the rollup does the rest
 //! ```
 
+use super::PlanError;
 use super::expressions::fixed_us;
+use super::written::written;
 use crate::operator::in_units;
+use crate::types::format_duration_us;
 use arrow::array::cast::AsArray;
 use arrow::array::types::Int64Type;
 use arrow::array::{Array, ArrayRef, Int64Array, ListArray};
@@ -58,23 +61,30 @@ impl HopSpec {
             return Ok(None);
         }
         let [_, slide, size, ..] = call.args.as_slice() else { return plan_err!("{USAGE}") };
-        let length = |expr: &Expr, which: &str| match fixed_us(expr, which) {
-            Ok(us) if us > 0 => Ok(us),
-            Ok(_) => plan_err!("{which} {expr} is not longer than nothing; {USAGE}"),
-            Err(reason) => plan_err!("{reason}"),
+        let length = |expr: &Expr, which: &str| {
+            let us = fixed_us(expr, which)?;
+            if us > 0 {
+                return Ok(us);
+            }
+            Err(format!("{which} {} is not longer than nothing; {USAGE}", written(expr)))
         };
+        let length = |expr: &Expr, which: &str| length(expr, which).map_err(PlanError::window);
         let (slide_us, size_us) = (length(slide, "hop: slide")?, length(size, "hop: size")?);
         if size_us % slide_us != 0 {
-            return plan_err!(
-                "hop: the size {size_us} us is no multiple of the slide {slide_us} us; {USAGE}"
-            );
+            return Err(PlanError::window(format!(
+                "hop: the size {} is no multiple of the slide {}; {USAGE}",
+                format_duration_us(size_us.unsigned_abs()),
+                format_duration_us(slide_us.unsigned_abs())
+            ))
+            .into());
         }
         if size_us / slide_us > WINDOWS_MAX {
-            return plan_err!(
+            return Err(PlanError::window(format!(
                 "hop: a row would be in {} windows, and {WINDOWS_MAX} is the most; write a longer \
                  slide or a shorter size",
                 size_us / slide_us
-            );
+            ))
+            .into());
         }
         Ok(Some(Self { slide_us, size_us }))
     }
@@ -122,11 +132,12 @@ impl Hop {
 fn slide_of(spec: HopSpec, time: &DataType) -> Result<i64> {
     match in_units(spec.slide_us, time) {
         Some(slide) => Ok(slide),
-        None => plan_err!(
-            "hop: a slide of {} us is no whole number of the units of {time}; write CAST(time AS \
+        None => Err(PlanError::window(format!(
+            "hop: a slide of {} is no whole number of the units of {time}; write CAST(time AS \
              TIMESTAMP(6))",
-            spec.slide_us
-        ),
+            format_duration_us(spec.slide_us.unsigned_abs())
+        ))
+        .into()),
     }
 }
 

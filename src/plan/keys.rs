@@ -17,9 +17,11 @@
 use super::DedupNode;
 use super::changes::feed_of;
 use super::micros::is_kept_whole;
-use super::nulls::{column, group_of, is_left_out, is_never_null};
+use super::nulls::{column, group_of, is_given, is_left_out, is_never_null};
 use super::positions::as_dedup;
+use super::target::is_literal;
 use super::trace::below;
+use super::written::{filled, written};
 use crate::types::Within;
 use datafusion::logical_expr::utils::grouping_set_to_exprlist;
 use datafusion::logical_expr::{Aggregate, Expr, GroupingSet, LogicalPlan};
@@ -122,36 +124,37 @@ impl Grouped<'_> {
     fn add(&self, group: usize, key: &mut BTreeSet<usize>) -> Result<(), String> {
         let Aggregate { input, schema, .. } = self.aggregate;
         let own = column(schema, group);
-        let name = group_of(self.aggregate, group).map(written).unwrap_or_default();
+        let expr = group_of(self.aggregate, group).unwrap_or(&own);
         let bare = self.shown.iter().position(|shown| *shown == own);
-        let filled = self.shown.iter().position(|shown| is_filled(shown, &own));
-        let is_given = group_of(self.aggregate, group).is_some_and(|own| is_never_null(input, own));
+        let filling = self.shown.iter().position(|shown| is_filled(shown, &own));
+        let is_given = is_given(self.aggregate, group);
         if is_left_out(self.aggregate, group) {
-            let (Some(filled), Some(level)) = (filled, self.level(group)) else {
+            let (Some(filling), Some(level)) = (filling, self.level(group)) else {
+                let (name, filled) = (written(expr), filled(input, expr));
                 return Err(format!(
-                    "{name} is NULL in coarser levels; SELECT both coalesce({name}, a literal) and \
-                     grouping({name})"
+                    "{name} is NULL in coarser levels; SELECT both {filled} and grouping({name})"
                 ));
             };
             if !is_given {
-                return Err(maybe_null(&name));
+                return Err(maybe_null(input, expr));
             }
-            key.extend([filled, level]);
+            key.extend([filling, level]);
             return Ok(());
         }
-        match (bare, filled) {
+        match (bare, filling) {
             (Some(bare), _) if is_never_null(self.query, &column(self.query.schema(), bare)) => {
                 key.insert(bare);
                 Ok(())
             }
-            (_, Some(filled)) if is_given => {
-                key.insert(filled);
+            (_, Some(filling)) if is_given => {
+                key.insert(filling);
                 Ok(())
             }
-            (Some(_), _) | (_, Some(_)) => Err(maybe_null(&name)),
+            (Some(_), _) | (_, Some(_)) => Err(maybe_null(input, expr)),
             (None, None) => Err(format!(
-                "GROUP BY {name} is not in the SELECT list, so rows of different groups would be \
-                 the same; SELECT it too"
+                "GROUP BY {} is not in the SELECT list, so rows of different groups would be \
+                 the same; SELECT it too",
+                written(expr)
             )),
         }
     }
@@ -212,7 +215,7 @@ fn dedup_key(
             return Err(format!("DEDUP BY {name} is not in the SELECT list; SELECT it too"));
         };
         if !is_never_null(query, &column(query.schema(), index)) {
-            return Err(maybe_null(&name));
+            return Err(maybe_null(&node.input, own));
         }
         key.insert(index);
     }
@@ -240,22 +243,19 @@ fn feed_key(
     primary_key.iter().map(index).collect()
 }
 
-/// Whether `shown` is `coalesce(own, ...)`.
+/// Whether `shown` is `coalesce(own, a literal)`.
 fn is_filled(shown: &Expr, own: &Expr) -> bool {
-    matches!(shown, Expr::ScalarFunction(call)
-        if call.name() == "coalesce" && call.args.first() == Some(own) && call.args.len() > 1)
+    matches!(shown, Expr::ScalarFunction(call) if call.name() == "coalesce"
+        && matches!(call.args.as_slice(), [first, other] if first == own && is_literal(other)))
 }
 
-fn maybe_null(name: &str) -> String {
+/// Refuses a column of the key that is `expr`, over the columns that `plan` shows.
+fn maybe_null(plan: &LogicalPlan, expr: &Expr) -> String {
+    let (name, filled) = (written(expr), filled(plan, expr));
     format!(
-        "{name} can be NULL, and a PRIMARY KEY cannot; write WHERE {name} IS NOT NULL, or use \
-         coalesce({name}, a literal) in its place everywhere"
+        "{name} can be NULL, and a PRIMARY KEY cannot; write WHERE {name} IS NOT NULL, or {filled} in \
+         its place everywhere"
     )
-}
-
-/// An expression as a user would write it.
-fn written(expr: &Expr) -> String {
-    expr.human_display().to_string()
 }
 
 #[cfg(test)]
@@ -414,8 +414,14 @@ mod tests {
         };
         assert_keys(&[
             (&rollup("id, coalesce(k, -1) AS k, grouping(k) AS g"), Ok("id, k, g")),
-            (&rollup("id, grouping(k) AS g, coalesce(k, id) AS k"), Ok("id, g, k")),
-            (&rollup("id, k, grouping(k) AS g"), Err("SELECT both coalesce(e.k, a literal) and")),
+            (
+                &rollup("id, grouping(k) AS g, coalesce(k, id) AS k"),
+                Err("SELECT both coalesce(e.k, 0)"),
+            ),
+            (
+                &rollup("id, k, grouping(k) AS g"),
+                Err("SELECT both coalesce(e.k, 0) and grouping(e.k)"),
+            ),
             (&rollup("id, coalesce(k, -1) AS k"), Err("e.k is NULL in coarser levels")),
             (&rollup("id, coalesce(k, -1) AS k, grouping(id) AS g"), Err("grouping(e.k)")),
             (

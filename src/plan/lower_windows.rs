@@ -124,7 +124,7 @@ fn call_of(aggregate: &Aggregate) -> Result<(Expr, WindowKind)> {
         Some((_, WindowKind::Session(_))) if has_sets => {
             let reason = "session(...) with ROLLUP, CUBE or GROUPING SETS is refused, as each set \
                           has sessions of its own; write a query for each";
-            Err(PlanError::Window { reason: reason.to_owned() }.into())
+            Err(PlanError::window(reason).into())
         }
         Some(found) => Ok(found),
         None => Err(misplaced("it stands elsewhere")),
@@ -179,5 +179,5 @@ fn misplaced(found: &str) -> DataFusionError {
         "hop(...) or session(...) is a column of GROUP BY, bare and once, as it is no value of a row \
          alone; {found}"
     );
-    PlanError::Window { reason }.into()
+    PlanError::window(reason).into()
 }

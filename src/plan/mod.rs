@@ -43,6 +43,7 @@ mod trace;
 mod tumble;
 mod volatile;
 mod windows;
+mod written;
 
 pub use emit::{EmitNode, take_emit};
 pub use error::PlanError;

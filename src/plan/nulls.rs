@@ -1,7 +1,9 @@
 //! Whether an expression can be NULL, by all that its plan says: filters, joins and DEDUP too, which
 //! DataFusion's own schemas do not tell.
 
+use super::pipeline::streams;
 use super::positions::as_dedup;
+use super::windows::is_window;
 use crate::types::LatePolicy;
 use datafusion::common::{Column, DFSchema, NullEquality};
 use datafusion::logical_expr::utils::{grouping_set_to_exprlist, split_conjunction};
@@ -67,9 +69,7 @@ fn is_column_never_null(plan: &LogicalPlan, index: usize) -> bool {
         LogicalPlan::Limit(limit) => same(&limit.input),
         LogicalPlan::Union(union) => union.inputs.iter().all(|input| same(input)),
         LogicalPlan::Aggregate(aggregate) => {
-            !is_left_out(aggregate, index)
-                && group_of(aggregate, index)
-                    .is_some_and(|group| is_never_null(&aggregate.input, group))
+            !is_left_out(aggregate, index) && is_given(aggregate, index)
         }
         LogicalPlan::Join(join) => is_joined_never_null(join, index),
         LogicalPlan::Extension(_) => as_dedup(plan).is_some_and(|node| {
@@ -123,6 +123,15 @@ fn excludes_null(predicate: &Expr, expr: &Expr) -> bool {
 /// The expression of the group column at `index`; `None` if that is no group column.
 pub(super) fn group_of(aggregate: &Aggregate, index: usize) -> Option<&Expr> {
     grouping_set_to_exprlist(&aggregate.group_expr).ok()?.get(index).copied()
+}
+
+/// Whether the group column at `index` is never NULL of its own. In a pipeline, a row without a time
+/// is in no window, and so in no group.
+pub(super) fn is_given(aggregate: &Aggregate, index: usize) -> bool {
+    let input = &aggregate.input;
+    group_of(aggregate, index).is_some_and(|group| {
+        is_never_null(input, group) || (streams(input) && is_window(input, group))
+    })
 }
 
 /// Whether there are rows in which the group column at `index` is NULL because a grouping set does

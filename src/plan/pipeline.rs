@@ -5,6 +5,7 @@
 use super::changes::{came, copy, reads_changes, refused_change};
 use super::positions::{as_dedup, expose, source_of};
 use super::rollup::{ExposedRollup, as_rollup, expose_rollup, top_aggregate};
+use super::written::written;
 use super::{DedupNode, PlanError, RollupNode};
 use crate::source::{EpochSlot, SourceTable, stamped_schema};
 use crate::types::{DELETE_COLUMN, DedupOptions, Emit, POSITION_COLUMN, RollupOptions};
@@ -326,7 +327,7 @@ fn refused_expression(plan: &LogicalPlan) -> Option<(String, String)> {
                     if call.func.signature().volatility != Volatility::Immutable =>
                 {
                     Some((
-                        format!("{expr}, which gives another value each time,"),
+                        format!("{}, which gives another value each time,", written(expr)),
                         "use a column of the row, such as its event time".to_owned(),
                     ))
                 }

@@ -14,8 +14,10 @@ use super::lower_windows::{WindowKind, call_among};
 use super::positions::{Exposed, ReplaceScan, expose};
 use super::signed::{Signed, fields_of};
 use super::windows::windows_of;
+use super::written::written;
 use crate::operator::{GroupingSet, HopColumn, WindowColumn};
-use crate::types::{DELETE_COLUMN, Emit, RollupOptions, SessionOptions, hidden_fields};
+use crate::types::{DELETE_COLUMN, Emit, RollupOptions, SessionOptions};
+use crate::types::{hidden_fields, with_intervals};
 use arrow::datatypes::{DataType, Field};
 use datafusion::common::TableReference;
 use datafusion::common::{Column, DFSchema, DFSchemaRef, Result};
@@ -92,12 +94,13 @@ impl UserDefinedLogicalNodeCore for RollupNode {
     fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = |all: &[Expr]| {
             let all: Vec<String> = all.iter().map(ToString::to_string).collect();
-            all.join(", ")
+            with_intervals(&all.join(", "))
         };
         // The last two of sessions are their first and last time.
         let shown = self.aggregates.len() - self.options.session.map_or(0, |_| 2);
         let (groups, aggregates) = (text(&self.groups), text(&self.aggregates[..shown]));
-        write!(f, "Rollup: groupBy=[[{groups}]], aggr=[[{aggregates}]], emit={}", self.options.emit)
+        let emit = self.options.emit;
+        write!(f, "Rollup: groupBy=[[{groups}]], aggr=[[{aggregates}]], emit={emit}")
     }
 
     fn with_exprs_and_inputs(
@@ -336,11 +339,11 @@ fn refuse_aggregate(aggregate: &Expr) -> Result<()> {
     let Expr::AggregateFunction(own) = &bare else { return Ok(()) };
     let name = own.func.name();
     let refuse = |instead: &str| {
-        let what = format!("{bare}, which keeps every value of a group,");
+        let what = format!("{}, which keeps every value of a group,", written(&bare));
         Err(PlanError::incremental(&what, instead).into())
     };
     let refuse_any = |instead: &str| {
-        let what = format!("{bare}, which depends on the order in which rows come,");
+        let what = format!("{}, which depends on the order in which rows come,", written(&bare));
         Err(PlanError::incremental(&what, instead).into())
     };
     match name {

@@ -9,7 +9,9 @@
 //!   pipeline       stays, and is computed as the time of the row; the rollup does the rest
 //! ```
 
+use super::PlanError;
 use super::expressions::fixed_us;
+use super::written::written;
 use arrow::datatypes::{DataType, Field, FieldRef, TimeUnit};
 use datafusion::common::{Column, Result, plan_err};
 use datafusion::functions::datetime::date_bin;
@@ -43,10 +45,13 @@ pub(super) fn gap_of(expr: &Expr) -> Result<Option<i64>> {
         return Ok(None);
     }
     let [_, gap] = call.args.as_slice() else { return plan_err!("{USAGE}") };
-    match fixed_us(gap, "session: gap") {
-        Ok(us) if us > 0 => Ok(Some(us)),
-        Ok(_) => plan_err!("session: gap {gap} is not longer than nothing; {USAGE}"),
-        Err(reason) => plan_err!("{reason}"),
+    match fixed_us(gap, "session: gap").map_err(PlanError::window)? {
+        us @ 1.. => Ok(Some(us)),
+        _ => {
+            let gap = written(gap);
+            let reason = format!("session: gap {gap} is not longer than nothing; {USAGE}");
+            Err(PlanError::window(reason).into())
+        }
     }
 }
 

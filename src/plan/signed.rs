@@ -13,6 +13,7 @@
 use super::PlanError;
 use super::positions::Exposed;
 use super::rollup::ExposedRollup;
+use super::written::written;
 use crate::operator::{GroupingSet, exact_sum, has_exact_sum, signed_sum};
 use crate::types::{DELETE_COLUMN, POSITION_COLUMN, WATERMARK_COLUMN};
 use arrow::datatypes::{DataType, Field};
@@ -200,6 +201,7 @@ fn cast(expr: Expr, to: &DataType) -> Expr {
 }
 
 fn refused(bare: &Expr, instead: &str) -> datafusion::error::DataFusionError {
-    let what = format!("{bare}, which cannot take back a row exactly that goes from a table,");
+    let what =
+        format!("{}, which cannot take back a row exactly that goes from a table,", written(bare));
     PlanError::incremental(&what, instead).into()
 }

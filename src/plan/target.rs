@@ -1,24 +1,28 @@
 //! Whether the primary key of a rollup's target tells its groups apart.
 //!
 //! ```text
-//!   PRIMARY KEY (post, hour)      GROUP BY post, date_bin(..)                 each, bare
-//!   PRIMARY KEY (post, g)         GROUP BY ROLLUP(post): coalesce(post, 0), grouping(post)
+//!   PRIMARY KEY (post, hour)      GROUP BY post, hour             each, bare
+//!   PRIMARY KEY (post, hour, g)   GROUP BY post, ROLLUP(hour)     post is in every set: bare;
+//!                                 hour is not: coalesce(hour, ..), and grouping(hour)
 //! ```
 
 use super::PlanError;
 use super::micros::is_kept_whole;
-use super::nulls::is_never_null;
+use super::nulls::{is_given, is_left_out};
 use super::rollup::{sets_of, top_aggregate};
 use super::trace::below;
-use super::windows::windows_of;
+use super::written::{filled, written};
+use crate::operator::GroupingSet;
 use arrow::array::{ArrayRef, UInt64Array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, TimeUnit};
 use arrow::record_batch::RecordBatch;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, Result, ScalarValue};
+use datafusion::error::DataFusionError;
 use datafusion::execution::context::ExecutionProps;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan};
+use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan, lit};
 use datafusion::physical_expr::create_physical_expr;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -44,14 +48,10 @@ pub fn refuse_keys(query: &LogicalPlan, primary_key: &[(usize, String)]) -> Resu
     let (groups, sets) = sets_of(aggregate)?;
     let has_sets = sets.len() > 1
         || groups.len() + aggregate.aggr_expr.len() < aggregate.schema.fields().len();
+    let grouped = Grouped { query, aggregate, groups: &groups, sets: &sets };
     let (mut covered, mut by_sets) = (BTreeSet::new(), Vec::new());
     for (index, name) in primary_key {
-        let refuse = |reason: &str| {
-            let what = format!("GROUP BY into a table whose key column {name} {reason}");
-            PlanError::incremental(&what, "every column of the key is a column of GROUP BY, bare")
-        };
-        let part = part_of(query, *index, (aggregate, &groups), has_sets);
-        match part.map_err(|reason| refuse(&reason))? {
+        match grouped.part(*index).map_err(|own| own.of(name))? {
             Part::Group(group) => {
                 covered.insert(group);
             }
@@ -59,82 +59,160 @@ pub fn refuse_keys(query: &LogicalPlan, primary_key: &[(usize, String)]) -> Resu
             Part::Constant => {}
         }
     }
-    if let Some(missing) = (0..groups.len()).find(|group| !covered.contains(group)) {
+    let is_missing = |group: &usize| !covered.contains(group) && !grouped.follows(*group, &covered);
+    if let Some(missing) = (0..groups.len()).find(is_missing) {
         let what = format!(
             "GROUP BY {} into a table whose primary key does not hold that column",
-            groups[missing]
+            written(&groups[missing])
         );
         return Err(PlanError::incremental(&what, "put it into the primary key").into());
     }
-    if has_sets
-        && !tells_apart(aggregate, &by_sets, &sets.iter().map(|set| set.id).collect::<Vec<_>>())?
-    {
+    if !has_sets {
+        return Ok(());
+    }
+    if !tells_apart(aggregate, &by_sets, &sets.iter().map(|set| set.id).collect::<Vec<_>>())? {
         let what = "GROUP BY with several grouping sets into a table whose primary key does not tell them apart";
         let instead = "add a column grouping(...) of the columns that some sets do not have";
         return Err(PlanError::incremental(what, instead).into());
     }
-    // A row without a time is in no window, and so in no group.
-    let windows = windows_of(&aggregate.input, &groups);
-    let has_null = |(index, group): &(usize, &Expr)| {
-        let is_window = windows.iter().any(|window| window.column == *index);
-        !is_window && !is_never_null(&aggregate.input, group)
-    };
-    if has_sets && let Some((_, group)) = groups.iter().enumerate().find(has_null) {
-        let what = format!(
-            "GROUP BY with several grouping sets of {group}, which may be NULL of its own and then \
-             has the key of another group,"
-        );
-        let instead = "GROUP BY coalesce(column, literal), or leave out rows by IS NOT NULL";
-        return Err(PlanError::incremental(&what, instead).into());
+    match covered.into_iter().find(|group| !is_given(aggregate, *group)) {
+        Some(group) => Err(grouped.refuse_null(group)),
+        None => Ok(()),
     }
-    Ok(())
 }
 
-fn part_of(
-    query: &LogicalPlan,
-    index: usize,
-    (aggregate, groups): (&Aggregate, &[Expr]),
-    has_sets: bool,
-) -> Result<Part, String> {
-    let mut plan = query;
-    let mut expr = Expr::Column(query.schema().qualified_field(index).into());
-    while !matches!(plan, LogicalPlan::Aggregate(_)) {
-        (plan, expr) = below(plan, &expr).ok_or("cannot be followed to a column of GROUP BY")?;
+/// Why a column of the key does not fit.
+struct Misfit {
+    /// What the column does, behind its name.
+    what: String,
+    instead: String,
+}
+
+impl Misfit {
+    fn new(what: impl Into<String>, instead: impl Into<String>) -> Self {
+        Self { what: what.into(), instead: instead.into() }
     }
-    let expr = without_casts(plan, &expr)?;
-    let group = |expr: &Expr| {
-        let Expr::Column(column) = expr else { return None };
-        aggregate.schema.maybe_index_of_column(column).filter(|index| *index < groups.len())
-    };
-    if let Some(group) = group(&expr) {
-        if has_sets {
-            return Err("is NULL in coarser groups: write coalesce(column, literal)".to_owned());
+
+    /// It, of the column `name`.
+    fn of(self, name: &str) -> PlanError {
+        let what = format!("GROUP BY into a table whose key column {name} {}", self.what);
+        PlanError::incremental(&what, &self.instead)
+    }
+}
+
+/// A query whose rows are groups.
+struct Grouped<'a> {
+    query: &'a LogicalPlan,
+    aggregate: &'a Aggregate,
+    groups: &'a [Expr],
+    sets: &'a [GroupingSet],
+}
+
+impl Grouped<'_> {
+    /// What the column of the query at `index` is made of.
+    fn part(&self, index: usize) -> Result<Part, Misfit> {
+        const INSTEAD: &str = "make each column of the key of one column of GROUP BY, bare, or of \
+                               grouping(...)";
+        let mut plan = self.query;
+        let mut expr = Expr::Column(plan.schema().qualified_field(index).into());
+        while !matches!(plan, LogicalPlan::Aggregate(_)) {
+            (plan, expr) = below(plan, &expr).ok_or_else(|| {
+                Misfit::new("cannot be followed to a column of GROUP BY,", INSTEAD)
+            })?;
         }
-        return Ok(Part::Group(group));
-    }
-    match &expr {
-        Expr::Literal(..) => Ok(Part::Constant),
-        Expr::ScalarFunction(call) if call.func.name() == "coalesce" => {
-            match call.args.as_slice() {
-                [own, other] if is_literal(other) => {
-                    let own = without_casts(plan, own)?;
-                    match group(&own) {
-                        Some(group) if has_sets => Ok(Part::Group(group)),
-                        Some(_) => {
-                            Err("mixes NULL with another value: GROUP BY the coalesce".to_owned())
-                        }
-                        None => Err("is no column of GROUP BY".to_owned()),
-                    }
+        let uncast = |expr: &Expr| {
+            let instead =
+                "let the table's column have the type of the query's, or GROUP BY the CAST";
+            without_casts(plan, expr).map_err(|reason| Misfit::new(reason + ",", instead))
+        };
+        let expr = uncast(&expr)?;
+        if let Some(group) = self.group(&expr) {
+            return self.bare(group);
+        }
+        match &expr {
+            _ if is_literal(&expr) => Ok(Part::Constant),
+            Expr::ScalarFunction(call) if call.func.name() == "coalesce" => {
+                let [own, other] = call.args.as_slice() else {
+                    return Err(Misfit::new("is no coalesce(column, literal),", INSTEAD));
+                };
+                match self.group(&uncast(own)?) {
+                    Some(group) if is_literal(other) => self.filled(group),
+                    Some(_) => Err(Misfit::new("is no coalesce(column, literal),", INSTEAD)),
+                    None => Err(Misfit::new("is no column of GROUP BY,", INSTEAD)),
                 }
-                _ => Err("is not coalesce(column, literal)".to_owned()),
             }
+            _ if is_of_sets(&expr) => Ok(Part::Sets(expr)),
+            _ => Err(Misfit::new("is no column of GROUP BY,", INSTEAD)),
         }
-        _ if is_of_sets(&expr) => Ok(Part::Sets(expr)),
-        _ => Err("is no column of GROUP BY".to_owned()),
+    }
+
+    /// The number of the group column that `expr` is.
+    fn group(&self, expr: &Expr) -> Option<usize> {
+        let Expr::Column(column) = expr else { return None };
+        let index = self.aggregate.schema.maybe_index_of_column(column)?;
+        (index < self.groups.len()).then_some(index)
+    }
+
+    /// A group column as it is.
+    fn bare(&self, group: usize) -> Result<Part, Misfit> {
+        if !is_left_out(self.aggregate, group) {
+            return Ok(Part::Group(group));
+        }
+        let own = &self.groups[group];
+        let (name, filled) = (written(own), filled(&self.aggregate.input, own));
+        Err(Misfit::new(
+            format!("is {name}, which is NULL in the groups of sets that leave it out,"),
+            format!(
+                "write {filled} in its place, and grouping({name}) in another column of the \
+                 primary key"
+            ),
+        ))
+    }
+
+    /// A group column with another value in the place of NULL.
+    fn filled(&self, group: usize) -> Result<Part, Misfit> {
+        if is_left_out(self.aggregate, group) || is_given(self.aggregate, group) {
+            return Ok(Part::Group(group)); // a column that some set has is asked for NULL later
+        }
+        let own = &self.groups[group];
+        let name = written(own);
+        Err(Misfit::new(
+            format!("gives the groups of {name} that are NULL the key of others,"),
+            format!("GROUP BY the coalesce, or write WHERE {name} IS NOT NULL"),
+        ))
+    }
+
+    /// Whether a group column is made of others, which are `covered` by the key, in each set that has
+    /// it: the end of a window of its start.
+    fn follows(&self, group: usize, covered: &BTreeSet<usize>) -> bool {
+        let is_beside =
+            |other: &usize| self.sets.iter().all(|set| !set.present[group] || set.present[*other]);
+        let bare = |group: usize| self.groups[group].clone().unalias_nested().data;
+        let known: Vec<Expr> =
+            covered.iter().filter(|own| is_beside(own)).map(|own| bare(*own)).collect();
+        let rest = bare(group).transform_down(|own| {
+            if known.contains(&own) {
+                return Ok(Transformed::new(lit(true), true, TreeNodeRecursion::Jump));
+            }
+            Ok(Transformed::no(own))
+        });
+        rest.is_ok_and(|rest| rest.data.column_refs().is_empty())
+    }
+
+    fn refuse_null(&self, group: usize) -> DataFusionError {
+        let own = &self.groups[group];
+        let (name, filled) = (written(own), filled(&self.aggregate.input, own));
+        let what = format!(
+            "GROUP BY with several grouping sets of {name}, which may be NULL of its own, while a \
+             key cannot, or then is that of another group,"
+        );
+        let instead = format!("write WHERE {name} IS NOT NULL, or GROUP BY {filled} in its place");
+        PlanError::incremental(&what, &instead).into()
     }
 }
 
-fn is_literal(expr: &Expr) -> bool {
+/// Whether `expr` is a constant that is not NULL.
+pub(super) fn is_literal(expr: &Expr) -> bool {
     match expr {
         Expr::Cast(own) => is_literal(&own.expr),
         other => matches!(other, Expr::Literal(value, _) if !value.is_null()),

@@ -24,6 +24,11 @@ pub(super) fn windows_of(input: &LogicalPlan, groups: &[Expr]) -> Vec<WindowColu
     groups.iter().enumerate().filter_map(window).collect()
 }
 
+/// Whether `expr`, over `plan`, names windows on its watermark column.
+pub(super) fn is_window(plan: &LogicalPlan, expr: &Expr) -> bool {
+    window_of(plan, expr).is_some()
+}
+
 /// How long the windows are that `expr`, over `plan`, names; `None` if it names none.
 fn window_of(plan: &LogicalPlan, expr: &Expr) -> Option<WindowStep> {
     match plan {
@@ -70,6 +75,8 @@ fn step_of(expr: &Expr, time: &Column) -> Option<WindowStep> {
             ("date_bin", [Expr::Literal(width, _), own, ..]) if is_time(own, time) => {
                 width_of(width)
             }
+            // As it is written; an analysed plan has date_bin in its place.
+            ("tumble", [own, Expr::Literal(width, _), ..]) if is_time(own, time) => width_of(width),
             ("session", [own, Expr::Literal(gap, _)]) if is_time(own, time) => width_of(gap),
             ("hop", [own, _, Expr::Literal(size, _), ..]) if is_time(own, time) => width_of(size),
             ("date_trunc", [Expr::Literal(unit, _), own]) if is_time(own, time) => {

@@ -11,6 +11,7 @@ use super::plan::{Target, pipeline_of};
 use super::registry::{Ports, Registry};
 use super::sketches::register_sketches;
 use super::state::State;
+use super::statement::planned;
 use super::tables::{DeltaFactory, GeneratorFactory, open_source};
 use super::update::keep_unstored;
 use super::views;
@@ -269,7 +270,7 @@ async fn run_statement(
         return Ok(context.read_empty()?);
     }
     keep_checks(&mut parsed.statement);
-    let mut plan = state.statement_to_plan(parsed.statement).await?;
+    let mut plan = planned(&state, parsed.statement).await?;
     match &mut plan {
         LogicalPlan::Ddl(DdlStatement::CreateView(view)) => {
             view.definition = Some(parsed.text); // what the user wrote, not the carrier

@@ -15,6 +15,7 @@ mod plan;
 mod registry;
 mod sketches;
 mod state;
+mod statement;
 mod tables;
 mod update;
 mod upkeep;

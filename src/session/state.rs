@@ -5,7 +5,7 @@ use crate::commit::Ledger;
 use crate::delta::DeltaTable;
 use crate::pipeline::{SavedGroups, all_saved_groups};
 use crate::state::{FIXED_COLUMNS, GROUP_COLUMNS, OPEN_END};
-use crate::types::PipelineId;
+use crate::types::{PipelineId, with_intervals};
 use arrow::array::cast::AsArray;
 use arrow::array::types::Int64Type;
 use arrow::array::{ArrayRef, StringArray, TimestampMicrosecondArray};
@@ -123,7 +123,7 @@ fn texts(rows: &RecordBatch, columns: Range<usize>) -> Result<ArrayRef> {
     let mut cells = Vec::with_capacity(columns.len());
     for column in columns {
         let formatter = ArrayFormatter::try_new(rows.column(column).as_ref(), &options)?;
-        cells.push((schema.field(column).name().clone(), formatter));
+        cells.push((with_intervals(schema.field(column).name()), formatter));
     }
     let text = |row: usize| {
         let cells = cells.iter().map(|(name, cell)| format!("{name}={}", cell.value(row)));

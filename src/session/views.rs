@@ -15,6 +15,7 @@ use super::answers::{explained, show, texts};
 use super::checks::spelled;
 use super::plan::{Target, analysed, pipeline_into, plan_query};
 use super::registry::Registry;
+use super::statement::planned;
 use super::tables::options_of;
 use crate::commit::Ledger;
 use crate::delta::{DeltaError, DeltaTable, stored_type, view_property};
@@ -99,7 +100,7 @@ async fn create(
              MATERIALIZED VIEW, and give the new one another LOCATION",
         ));
     }
-    let (query, explain) = match state.statement_to_plan(parsed.statement.clone()).await? {
+    let (query, explain) = match planned(&state, parsed.statement.clone()).await? {
         LogicalPlan::Explain(explain) => (explain.plan.as_ref().clone(), Some(explain)),
         LogicalPlan::Analyze(_) => {
             return Err(wrong("EXPLAIN ANALYZE would run it; write EXPLAIN"));

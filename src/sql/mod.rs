@@ -24,6 +24,7 @@
 mod carrier;
 mod clause;
 mod emit;
+mod ends;
 mod error;
 mod script;
 mod upkeep;
@@ -32,6 +33,7 @@ mod watermark;
 
 pub use carrier::{Carrier, read_carrier};
 pub use clause::desugar;
+pub use ends::spell_ends;
 pub use error::SqlError;
 pub use script::{ParsedStatement, is_complete, parse_script};
 pub use view::ViewClause;

@@ -2,7 +2,7 @@
 
 use super::shape::{RollupShape, hidden};
 use crate::state::{FIXED_COLUMNS, GroupRows, ROLLUP_SHARDS, RollupMemory, hashes_of};
-use crate::types::{Emit, Position};
+use crate::types::{Emit, Position, with_intervals};
 use arrow::array::{ArrayRef, BooleanArray};
 use arrow::compute::{cast, interleave};
 use arrow::record_batch::RecordBatch;
@@ -56,7 +56,7 @@ impl DisplayAs for GlobalRollupExec {
         write!(f, "GlobalRollupExec: gby=[{groups}], aggr=[{aggregates}], emit={emit}, ")?;
         let windows = &self.shape.expressions.windows;
         let names = windows.iter().map(|own| self.shape.output.field(own.column).name().as_str());
-        write!(f, "windows=[{}]", names.collect::<Vec<_>>().join(", "))
+        write!(f, "windows=[{}]", with_intervals(&names.collect::<Vec<_>>().join(", ")))
     }
 }
 

@@ -8,7 +8,7 @@ use crate::operator::DedupError;
 use crate::state::{
     Aggregates, GROUP_COLUMNS, OPEN_END, RollupMemory, SESSIONS, TAKES_BACK, hash_array,
 };
-use crate::types::RollupOptions;
+use crate::types::{RollupOptions, with_intervals};
 use arrow::array::{ArrayRef, Int64Array, UInt8Array, UInt64Array, new_null_array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -207,7 +207,7 @@ impl RollupShape {
             .take(self.shown_aggregates())
             .map(|own| own.name())
             .collect();
-        (groups.join(", "), aggregates.join(", "))
+        (with_intervals(&groups.join(", ")), with_intervals(&aggregates.join(", ")))
     }
 }
 
