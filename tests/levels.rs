@@ -14,6 +14,7 @@ use onefold::datafusion::prelude::SessionContext;
 use onefold::object_store::ObjectStore;
 use onefold::object_store::memory::InMemory;
 use onefold::prelude::*;
+use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -59,11 +60,13 @@ fn script(emit: &str) -> (String, Vec<String>) {
     let (mut script, mut tables) = (String::new(), Vec::new());
     for (index, (columns, select)) in LEVELS.iter().enumerate() {
         let select = select.replace("EVENTS", EVENTS);
-        script += &format!(
+        let created = write!(
+            script,
             "CREATE EXTERNAL TABLE t{index} ({columns}) STORED AS DELTA LOCATION 'memory:///t{index}';
              INSERT INTO t{index} {select} {emit};
              CREATE MATERIALIZED VIEW v{index} LOCATION 'memory:///v{index}' AS {select} {emit};"
         );
+        created.unwrap();
         tables.extend([format!("t{index}"), format!("v{index}")]);
     }
     (script, tables)
@@ -101,7 +104,7 @@ async fn a_column_that_every_set_has_is_bare_in_the_key_and_the_others_are_told_
         for table in &tables {
             context.pipeline(table).unwrap().run_until_idle().await.unwrap();
         }
-        let read = &log[..part.last().unwrap().2 as usize + 1];
+        let read = &log[..=part.last().unwrap().2 as usize];
         for (index, expected) in expected(read).await.into_iter().enumerate() {
             for table in [format!("t{index}"), format!("v{index}")] {
                 let found = shown(&context, &format!("SELECT * FROM {table}")).await.unwrap();

@@ -34,44 +34,50 @@ impl AnalyzerRule for LowerDml {
         "lower_dml"
     }
 
-    fn analyze(&self, plan: LogicalPlan, options: &ConfigOptions) -> Result<LogicalPlan> {
-        let dml = match plan {
-            LogicalPlan::Dml(dml) => dml,
+    fn analyze(&self, plan: LogicalPlan, _: &ConfigOptions) -> Result<LogicalPlan> {
+        match plan {
+            LogicalPlan::Dml(dml) => lowered(dml),
             LogicalPlan::Analyze(analyze) => {
-                let input = Arc::new(self.analyze(Arc::unwrap_or_clone(analyze.input), options)?);
-                return Ok(LogicalPlan::Analyze(Analyze { input, ..analyze }));
+                let input = match Arc::unwrap_or_clone(analyze.input) {
+                    LogicalPlan::Dml(dml) => lowered(dml)?,
+                    other => other,
+                };
+                Ok(LogicalPlan::Analyze(Analyze { input: Arc::new(input), ..analyze }))
             }
-            other => return Ok(other),
-        };
-        let provider = source_as_provider(&dml.target)?;
-        let Some(table) = provider.downcast_ref::<DeltaTable>().and_then(DeltaTable::shared) else {
-            return Ok(LogicalPlan::Dml(dml));
-        };
-        let dml = match dml.op {
-            WriteOp::Insert(_) => {
-                let input = with_nullable_values(&table, Arc::unwrap_or_clone(dml.input))?;
-                DmlStatement { input: Arc::new(input), ..dml }
-            }
-            _ => dml,
-        };
-        let verb = match &dml.op {
-            WriteOp::Update => Verb::Update,
-            WriteOp::Delete => Verb::Delete,
-            WriteOp::Truncate => Verb::Truncate,
-            WriteOp::MergeInto(_) => Verb::Merge,
-            WriteOp::Insert(InsertOp::Replace) => Verb::Replace,
-            WriteOp::Insert(InsertOp::Overwrite) => Verb::Overwrite,
-            _ => return Ok(LogicalPlan::Dml(dml)),
-        };
-        table.refuse_view(&verb.to_string())?;
-        let pin = Arc::new(Pin::default());
-        let target = Target { table: Arc::clone(&table), pin: Arc::clone(&pin) };
-        let input = target.rows(verb, &dml)?;
-        let count = Schema::new(vec![Field::new("count", DataType::UInt64, false)]);
-        let schema: DFSchemaRef = Arc::new(DFSchema::try_from(count)?);
-        let node = Arc::new(DmlNode { table, pin, verb, input, schema });
-        Ok(LogicalPlan::Extension(Extension { node }))
+            other => Ok(other),
+        }
     }
+}
+
+fn lowered(dml: DmlStatement) -> Result<LogicalPlan> {
+    let provider = source_as_provider(&dml.target)?;
+    let Some(table) = provider.downcast_ref::<DeltaTable>().and_then(DeltaTable::shared) else {
+        return Ok(LogicalPlan::Dml(dml));
+    };
+    let dml = match dml.op {
+        WriteOp::Insert(_) => {
+            let input = with_nullable_values(&table, Arc::unwrap_or_clone(dml.input))?;
+            DmlStatement { input: Arc::new(input), ..dml }
+        }
+        _ => dml,
+    };
+    let verb = match &dml.op {
+        WriteOp::Update => Verb::Update,
+        WriteOp::Delete => Verb::Delete,
+        WriteOp::Truncate => Verb::Truncate,
+        WriteOp::MergeInto(_) => Verb::Merge,
+        WriteOp::Insert(InsertOp::Replace) => Verb::Replace,
+        WriteOp::Insert(InsertOp::Overwrite) => Verb::Overwrite,
+        _ => return Ok(LogicalPlan::Dml(dml)),
+    };
+    table.refuse_view(&verb.to_string())?;
+    let pin = Arc::new(Pin::default());
+    let target = Target { table: Arc::clone(&table), pin: Arc::clone(&pin) };
+    let input = target.rows(verb, &dml)?;
+    let count = Schema::new(vec![Field::new("count", DataType::UInt64, false)]);
+    let schema: DFSchemaRef = Arc::new(DFSchema::try_from(count)?);
+    let node = Arc::new(DmlNode { table, pin, verb, input, schema });
+    Ok(LogicalPlan::Extension(Extension { node }))
 }
 
 /// The table of a statement.

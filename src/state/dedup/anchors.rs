@@ -138,7 +138,6 @@ impl Anchors {
     }
 
     /// What was accepted since the last [`Self::clear_added`]: hash and time of each anchor.
-    #[must_use]
     pub fn added(&self) -> impl Iterator<Item = (u128, i64)> + Clone + '_ {
         self.added.iter().map(|(high, low, at)| (u128::from(*high) << 64 | u128::from(*low), *at))
     }
