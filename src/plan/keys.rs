@@ -357,7 +357,7 @@ mod tests {
             (
                 "SELECT at, count(*) AS n FROM e
                    DEDUP BY id WITHIN INTERVAL '1 hour' OF at LATE PASS GROUP BY at",
-                Err("e.at can be NULL"),
+                Err("e.\"at\" can be NULL"),
             ),
             (
                 "SELECT nullif(id, 3) AS m, count(*) AS n FROM e GROUP BY nullif(id, 3)",
