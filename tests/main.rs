@@ -15,6 +15,7 @@ mod feeds;
 mod float_sums;
 mod group_writers;
 mod hops;
+mod lateness;
 mod lookups;
 mod merges;
 mod partition_model;

@@ -25,8 +25,8 @@ mod time;
 
 pub use clock::{Clock, SystemClock};
 pub use columns::{
-    CHANGE_COLUMN, DELETE_COLUMN, POSITION_COLUMN, Position, WATERMARK_COLUMN, hidden_fields,
-    is_hidden,
+    CHANGE_COLUMN, DELETE_COLUMN, POSITION_COLUMN, Position, TIME_COLUMN, WATERMARK_COLUMN,
+    hidden_fields, is_hidden,
 };
 pub use dedup::{DedupOptions, LatePolicy, NullKeys, Within};
 pub use emit::Emit;
@@ -36,4 +36,4 @@ pub use names::{Epoch, Incarnation, Offset, PartitionId, PipelineId};
 pub use rollup::{RollupOptions, SessionOptions};
 pub use settings::Settings;
 pub use state_file::StateFile;
-pub use time::{EventTime, Watermark, format_duration_us, parse_duration_us};
+pub use time::{EventTime, LateRows, Watermark, format_duration_us, parse_duration_us};
