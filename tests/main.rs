@@ -7,6 +7,7 @@ mod checks;
 mod cli;
 mod crash;
 mod dml;
+mod emitted;
 mod explain;
 mod feed_groups;
 mod feed_rules;
