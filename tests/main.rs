@@ -26,6 +26,7 @@ mod process;
 mod races;
 mod rollups;
 mod rules;
+mod sequence_cuts;
 mod sequences;
 mod sessions;
 mod sketches;
