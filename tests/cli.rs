@@ -126,6 +126,30 @@ fn programs_that_change_a_table_say_nothing_and_leave_a_checksum_for_every_versi
     }
 }
 
+#[test]
+fn late_rows_are_told_with_what_would_have_kept_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let times = ["00:10", "01:10", "00:20", "02:10", "00:30", "01:30", "03:30"];
+    let rows = times.map(|at| format!(r#"{{"k": 1, "at": "2026-01-01T00:{at}"}}"#));
+    std::fs::create_dir(folder.path().join("src")).unwrap();
+    std::fs::write(folder.path().join("src/0.json"), rows.join("\n")).unwrap();
+    let script = "CREATE UNBOUNDED EXTERNAL TABLE ev (k BIGINT, at TIMESTAMP,
+          WATERMARK FOR at AS at - INTERVAL '0 seconds')
+        STORED AS JSON LOCATION 'src/' OPTIONS ('file_order' 'event_time', 'file_delay' '0 seconds');
+        CREATE EXTERNAL TABLE t (w TIMESTAMP NOT NULL, c BIGINT, PRIMARY KEY (w))
+        STORED AS DELTA LOCATION 't';
+        INSERT INTO t SELECT tumble(at, INTERVAL '1 minute'), count(*) FROM ev
+        GROUP BY tumble(at, INTERVAL '1 minute');";
+    std::fs::write(folder.path().join("run.sql"), script).unwrap();
+    let mut program = Command::new(env!("CARGO_BIN_EXE_onefold"));
+    let done = program.args(["run", "run.sql"]).current_dir(folder.path()).output().unwrap();
+    assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
+    let out = text(&done.stdout);
+    let late = out.lines().find(|line| line.contains("+ late")).unwrap();
+    assert!(late.contains(" 3   DROPPED; the oldest is of 2026-01-01T00:00:20Z, "), "{late}");
+    assert!(late.contains("by 1 minute 10 seconds when it came: more than that"), "{late}");
+}
+
 fn onefold(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_onefold"))
         .args(arguments)

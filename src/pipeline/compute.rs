@@ -4,7 +4,7 @@ use super::collect::{Collected, OpenSource};
 use super::{EpochPlanner, OperatorPart, PipelineError};
 use crate::commit::{EpochRows, LedgerRow};
 use crate::state::{EncodedState, Judged};
-use crate::types::{EventTime, Position, Watermark};
+use crate::types::{LateRows, Position, Watermark};
 use arrow::array::Array;
 use arrow::array::cast::AsArray;
 use arrow::array::types::UInt64Type;
@@ -25,7 +25,7 @@ pub(super) struct Computed {
     /// By operator: what it accepted, and how many entries its files must hold.
     pub(super) added: Vec<(Option<EncodedState>, Option<u64>)>,
     pub(super) ledger: Vec<LedgerRow>,
-    pub(super) oldest_late: Option<EventTime>,
+    pub(super) late: Option<LateRows>,
     /// By source.
     pub(super) sources: Vec<ComputedSource>,
     pub(super) watermark: Option<Watermark>,
@@ -95,7 +95,10 @@ pub(super) async fn compute(
         rows: EpochRows { partitions: rows },
         added,
         ledger,
-        oldest_late: judged.values().filter_map(|counts| counts.oldest_late).min(),
+        late: judged
+            .values()
+            .filter_map(|counts| counts.late)
+            .reduce(|one, two| one.and(Some(two))),
         sources: sources.collect(),
         watermark,
         state_bytes: operators.iter().map(|operator| operator.memory.state_bytes()).sum(),

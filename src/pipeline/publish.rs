@@ -10,7 +10,7 @@ use crate::commit::{
 };
 use crate::source::SourcePosition;
 use crate::state::EncodedState;
-use crate::types::{EventTime, Incarnation, StateFile, Watermark};
+use crate::types::{Incarnation, LateRows, StateFile, Watermark};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ pub(super) struct Prepared {
 pub(super) struct Progress {
     pub(super) positions: Vec<Option<SourcePosition>>,
     pub(super) watermark: Option<Watermark>,
-    pub(super) oldest_late: Option<EventTime>,
+    pub(super) late: Option<LateRows>,
     pub(super) state_bytes: u64,
     pub(super) keys_held: u64,
 }
@@ -129,7 +129,7 @@ impl Progress {
                 .map(|source| serde_json::from_value(source.position.clone()).ok())
                 .collect(),
             watermark: computed.watermark,
-            oldest_late: computed.oldest_late,
+            late: computed.late,
             state_bytes: computed.state_bytes,
             keys_held: computed.keys_held,
         }

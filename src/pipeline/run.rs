@@ -5,7 +5,7 @@ use super::compute::{Computed, compute};
 use super::open::{OpenedPipeline, open};
 use super::publish::{Committed, Published, commit, prepare};
 use super::{PipelineError, PipelineParts, PipelineStatus};
-use crate::types::{Epoch, PipelineId};
+use crate::types::{Epoch, LateRows, PipelineId, format_duration_us};
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::error::DataFusionError;
 use std::future::Future;
@@ -171,9 +171,10 @@ impl Pipeline {
         self.core.parts.ledger.rest().await;
         self.open = Some(opened);
         let status = self.core.status.borrow().clone();
-        if let (1.., Some(oldest)) = (status.rows_late, status.oldest_late) {
-            let (pipeline, rows) = (&self.core.parts.id, status.rows_late);
-            tracing::warn!(%pipeline, rows, %oldest, "rows were late: allow more lateness");
+        if let (rows @ 1.., Some(LateRows { oldest, behind_us })) = (status.rows_late, status.late)
+        {
+            let (pipeline, behind) = (&self.core.parts.id, format_duration_us(behind_us));
+            tracing::warn!(%pipeline, rows, %oldest, behind, "rows were late: allow more lateness");
         }
         Ok(status)
     }
@@ -242,9 +243,7 @@ impl Core {
             status.watermark = progress.watermark;
             status.state_bytes = progress.state_bytes;
             status.keys_held = progress.keys_held;
-            if let Some(late) = progress.oldest_late {
-                status.oldest_late = Some(status.oldest_late.map_or(late, |seen| seen.min(late)));
-            }
+            status.late = progress.late.map(|own| own.and(status.late)).or(status.late);
         });
         tracing::debug!(pipeline = %self.parts.id, %epoch, version, "epoch committed");
         Ok((epoch, version))

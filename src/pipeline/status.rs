@@ -1,7 +1,7 @@
 //! What a pipeline has done so far.
 
 use crate::commit::LedgerRow;
-use crate::types::{Epoch, EventTime, Watermark};
+use crate::types::{Epoch, LateRows, Watermark};
 
 /// What a pipeline has done since it was opened; published after each committed epoch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,8 +32,8 @@ pub struct PipelineStatus {
     pub rows_deleted: u64,
     /// Rows that lost against what the table held: of an older sequence, or where the first stays.
     pub rows_ignored: u64,
-    /// Event time of the oldest late row.
-    pub oldest_late: Option<EventTime>,
+    /// How late the late rows were that had a time.
+    pub late: Option<LateRows>,
     /// The lowest watermark of the sources.
     pub watermark: Option<Watermark>,
     /// Bytes that operators hold in memory.

@@ -85,6 +85,7 @@ fn plan_rollup(
         hop: node.hop,
         aggregates: node.aggregates.iter().map(aggregate).collect::<Result<Vec<_>>>()?,
         hidden: [lower(position)?, lower(watermark)?],
+        time: node.time.as_ref().map(lower).transpose()?,
     };
     let memories = session.config().get_extension::<RollupMemories>().unwrap_or_default();
     let memory = memories.find(&node.operator)?;

@@ -11,17 +11,20 @@
 
 use super::DedupNode;
 use crate::source::SourceTable;
-use crate::types::{CHANGE_COLUMN, POSITION_COLUMN, WATERMARK_COLUMN, is_hidden};
+use crate::types::{CHANGE_COLUMN, POSITION_COLUMN, TIME_COLUMN, WATERMARK_COLUMN, is_hidden};
+use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{Column, DFSchema, Result, TableReference};
 use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::logical_expr::{
     Expr, Extension, LogicalPlan, LogicalPlanBuilder, SubqueryAlias, TableScan, TableScanBuilder,
-    Union, lit,
+    Union, lit, try_cast,
 };
 use datafusion::optimizer::AnalyzerRule;
 use std::sync::Arc;
+
+const MICROSECONDS: DataType = DataType::Timestamp(TimeUnit::Microsecond, None);
 
 /// Gives every DEDUP of a plain query the positions and watermarks of its source rows, where the
 /// input still has them.
@@ -62,6 +65,8 @@ pub(super) struct Exposed {
     pub(super) plan: LogicalPlan,
     pub(super) position: Column,
     pub(super) watermark: Column,
+    /// The event time of the rows, where they have one.
+    pub(super) time: Option<Column>,
     /// Whether a row came or went, where rows can go.
     pub(super) change: Option<Column>,
 }
@@ -90,18 +95,30 @@ pub(super) fn expose(plan: &LogicalPlan, replace: &mut ReplaceScan<'_>) -> Resul
         LogicalPlan::TableScan(scan) => {
             let Some(table) = source_of(plan) else { return Ok(None) };
             let relation = Some(&scan.table_name);
-            Ok(replace(scan, &table)?.map(|plan| Exposed::of(plan, relation)))
+            let watermark = table.options().watermark.as_ref();
+            let time = watermark.map(|own| Column::new(relation.cloned(), &own.column));
+            Ok(replace(scan, &table)?.map(|plan| Exposed { time, ..Exposed::of(plan, relation) }))
         }
         LogicalPlan::Projection(projection) => {
             let Some(input) = expose(&projection.input, replace)? else { return Ok(None) };
-            let shown = projection.expr.iter().cloned().chain(input.hidden());
+            let index = input.time.as_ref().and_then(|time| index_of(&projection.expr, time));
+            let carried = input.time.clone().filter(|_| index.is_none());
+            let carried = carried.map(|own| Expr::Column(own).alias(TIME_COLUMN));
+            let time = match index {
+                Some(index) => Some(Column::from(projection.schema.qualified_field(index))),
+                None => carried.as_ref().map(|_| Column::new_unqualified(TIME_COLUMN)),
+            };
+            let shown = projection.expr.iter().cloned().chain(input.hidden()).chain(carried);
             let built = LogicalPlanBuilder::from(input.plan.clone()).project(shown)?.build()?;
-            Ok(Some(Exposed { plan: built, ..input }))
+            Ok(Some(Exposed { plan: built, time, ..input }))
         }
         LogicalPlan::SubqueryAlias(alias) => {
             let Some(input) = expose(&alias.input, replace)? else { return Ok(None) };
+            let index = input.time.and_then(|own| input.plan.schema().maybe_index_of_column(&own));
             let built = SubqueryAlias::try_new(Arc::new(input.plan), alias.alias.clone())?;
-            Ok(Some(Exposed::of(LogicalPlan::SubqueryAlias(built), Some(&alias.alias))))
+            let time = index.map(|index| Column::from(built.schema.qualified_field(index)));
+            let exposed = Exposed::of(LogicalPlan::SubqueryAlias(built), Some(&alias.alias));
+            Ok(Some(Exposed { time, ..exposed }))
         }
         LogicalPlan::Union(union) => expose_union(union, replace),
         LogicalPlan::Join(join) => {
@@ -157,11 +174,7 @@ pub(super) fn watermark_column(plan: &LogicalPlan) -> Option<Column> {
         }
         LogicalPlan::Projection(projection) => {
             let column = watermark_column(&projection.input)?;
-            let is_it = |expr: &Expr| {
-                let expr = expr.clone().unalias_nested().data;
-                matches!(expr, Expr::Column(own) if own == column)
-            };
-            let index = projection.expr.iter().position(is_it)?;
+            let index = index_of(&projection.expr, &column)?;
             Some(Column::from(plan.schema().qualified_field(index)))
         }
         LogicalPlan::Filter(filter) => watermark_column(&filter.input),
@@ -169,6 +182,14 @@ pub(super) fn watermark_column(plan: &LogicalPlan) -> Option<Column> {
         LogicalPlan::Extension(_) => watermark_column(&as_dedup(plan)?.input),
         _ => None,
     }
+}
+
+/// Which of `exprs` is just `column`.
+fn index_of(exprs: &[Expr], column: &Column) -> Option<usize> {
+    exprs.iter().position(|expr| {
+        let expr = expr.clone().unalias_nested().data;
+        matches!(expr, Expr::Column(own) if own == *column)
+    })
 }
 
 /// A scan of a plain query: the same table with its hidden columns.
@@ -197,6 +218,7 @@ fn expose_union(union: &Union, replace: &mut ReplaceScan<'_>) -> Result<Option<E
         branches.push((input, exposed));
     }
     let can_go = branches.iter().any(|(_, own)| own.change.is_some());
+    let is_timed = branches.iter().all(|(_, own)| own.time.is_some());
     let mut inputs = Vec::with_capacity(branches.len());
     for (branch, (input, exposed)) in branches.into_iter().enumerate() {
         let shown = input.schema().columns().into_iter().map(Expr::Column);
@@ -206,12 +228,15 @@ fn expose_union(union: &Union, replace: &mut ReplaceScan<'_>) -> Result<Option<E
             Expr::Column(exposed.watermark).alias(WATERMARK_COLUMN),
         ];
         let change = exposed.change.map_or_else(|| lit(1_i64), Expr::Column).alias(CHANGE_COLUMN);
-        let hidden = hidden.into_iter().chain(can_go.then_some(change));
+        let time = exposed.time.filter(|_| is_timed).map(Expr::Column);
+        let time = time.map(|own| try_cast(own, MICROSECONDS).alias(TIME_COLUMN));
+        let hidden = hidden.into_iter().chain(can_go.then_some(change)).chain(time);
         let built = LogicalPlanBuilder::from(exposed.plan).project(shown.chain(hidden))?.build()?;
         inputs.push(Arc::new(built));
     }
     let built = LogicalPlan::Union(Union::try_new_with_loose_types(inputs)?);
-    Ok(Some(Exposed::of(built, None)))
+    let time = is_timed.then(|| Column::new_unqualified(TIME_COLUMN));
+    Ok(Some(Exposed { time, ..Exposed::of(built, None) }))
 }
 
 fn rebuilt(
@@ -231,15 +256,15 @@ fn has(schema: &DFSchema, column: &Column) -> bool {
 }
 
 impl Exposed {
-    /// A plan that has the hidden columns under their own names.
+    /// A plan that has the hidden columns under their own names, and no event time.
     pub(super) fn of(plan: LogicalPlan, relation: Option<&TableReference>) -> Self {
         let column = |name| Column::new(relation.cloned(), name);
         let change = Some(column(CHANGE_COLUMN)).filter(|own| has(plan.schema(), own));
         let (position, watermark) = (column(POSITION_COLUMN), column(WATERMARK_COLUMN));
-        Self { plan, position, watermark, change }
+        Self { plan, position, watermark, time: None, change }
     }
 
-    /// The hidden columns.
+    /// The hidden columns, without the event time.
     pub(super) fn hidden(&self) -> impl Iterator<Item = Expr> + use<> {
         let own = [self.position.clone(), self.watermark.clone()];
         own.into_iter().chain(self.change.clone()).map(Expr::Column)

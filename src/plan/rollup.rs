@@ -51,6 +51,8 @@ pub struct RollupNode {
     pub aggregates: Vec<Expr>,
     /// The hidden position and watermark columns of the input.
     pub hidden: [Expr; 2],
+    /// The event time of the input, where there are windows on it.
+    pub time: Option<Expr>,
     /// Its name in the pipeline.
     pub operator: String,
     /// How long it waits, and when it hands out what it has.
@@ -88,7 +90,8 @@ impl UserDefinedLogicalNodeCore for RollupNode {
     }
 
     fn expressions(&self) -> Vec<Expr> {
-        self.groups.iter().chain(&self.aggregates).chain(&self.hidden).cloned().collect()
+        let own = self.groups.iter().chain(&self.aggregates);
+        own.chain(&self.hidden).chain(&self.time).cloned().collect()
     }
 
     fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -109,10 +112,11 @@ impl UserDefinedLogicalNodeCore for RollupNode {
         mut inputs: Vec<LogicalPlan>,
     ) -> Result<Self> {
         let mut rest = exprs.split_off(self.groups.len());
-        let hidden = rest.split_off(self.aggregates.len());
+        let mut hidden = rest.split_off(self.aggregates.len());
+        let time = hidden.split_off(self.hidden.len()).pop();
         let hidden = <[Expr; 2]>::try_from(hidden).unwrap_or_else(|_| self.hidden.clone());
         let input = inputs.swap_remove(0);
-        Ok(Self { input, groups: exprs, aggregates: rest, hidden, ..self.clone() })
+        Ok(Self { input, groups: exprs, aggregates: rest, hidden, time, ..self.clone() })
     }
 
     fn necessary_children_exprs(&self, _: &[usize]) -> Option<Vec<Vec<usize>>> {
@@ -245,6 +249,7 @@ fn rollup(aggregate: &Aggregate, input: Exposed, options: RollupOptions) -> Resu
     let hidden = hidden_fields().into_iter().chain(delete).map(|field| (None, Arc::new(field)));
     let fields = folded.into_iter().chain(hidden).collect();
     let schema = DFSchema::new_with_metadata(fields, aggregate.schema.metadata().clone())?;
+    let time = input.time.filter(|_| !windows.is_empty()).map(Expr::Column);
     let node = RollupNode {
         input: input.plan,
         groups,
@@ -254,6 +259,7 @@ fn rollup(aggregate: &Aggregate, input: Exposed, options: RollupOptions) -> Resu
         hop,
         aggregates,
         hidden: [Expr::Column(input.position), Expr::Column(input.watermark)],
+        time,
         operator: String::new(),
         options: RollupOptions { session, takes_back: signed.is_some(), ..options },
         schema: Arc::new(schema),

@@ -1,7 +1,7 @@
 //! The `OperatorMemory` port: what an operator of a pipeline remembers from epoch to epoch.
 
 use super::{StateContent, StateError};
-use crate::types::{EventTime, StateFile, Watermark};
+use crate::types::{EventTime, LateRows, StateFile, Watermark};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
@@ -105,8 +105,8 @@ pub struct Judged {
     pub rows_late_passed: u64,
     /// Rows let through because their key has a NULL in it (NULLS DISTINCT).
     pub rows_null_key: u64,
-    /// Event time of the oldest undecidable row that had one.
-    pub oldest_late: Option<EventTime>,
+    /// How late the dropped rows were that had a time.
+    pub late: Option<LateRows>,
     /// Sum modulo 2^128 of the key hashes of the accepted rows.
     pub digest: u128,
 }
@@ -119,10 +119,7 @@ impl Judged {
         self.rows_late += other.rows_late;
         self.rows_late_passed += other.rows_late_passed;
         self.rows_null_key += other.rows_null_key;
-        self.oldest_late = match (self.oldest_late, other.oldest_late) {
-            (Some(one), Some(two)) => Some(one.min(two)),
-            (one, two) => one.or(two),
-        };
+        self.late = self.late.map(|own| own.and(other.late)).or(other.late);
         self.digest = self.digest.wrapping_add(other.digest);
     }
 }

@@ -16,6 +16,9 @@ pub const POSITION_COLUMN: &str = "__onefold_position";
 /// Name of the hidden watermark column, nullable `Int64`: microseconds since the Unix epoch.
 pub const WATERMARK_COLUMN: &str = "__onefold_watermark";
 
+/// Name of the hidden column that carries a row's event time where the query does not show it.
+pub const TIME_COLUMN: &str = "__onefold_time";
+
 /// Name of the hidden column of a rollup's rows that is true where a group leaves the table.
 pub const DELETE_COLUMN: &str = "__onefold_delete";
 
@@ -35,7 +38,7 @@ pub fn hidden_fields() -> [Field; 2] {
 /// Whether `name` is one of the hidden columns.
 #[must_use]
 pub fn is_hidden(name: &str) -> bool {
-    [POSITION_COLUMN, WATERMARK_COLUMN, DELETE_COLUMN, CHANGE_COLUMN].contains(&name)
+    [POSITION_COLUMN, WATERMARK_COLUMN, TIME_COLUMN, DELETE_COLUMN, CHANGE_COLUMN].contains(&name)
 }
 
 /// Where a row stands among all rows of one epoch or one scan: by partition, then by row.

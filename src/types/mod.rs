@@ -27,8 +27,8 @@ mod token;
 
 pub use clock::{Clock, SystemClock};
 pub use columns::{
-    CHANGE_COLUMN, DELETE_COLUMN, POSITION_COLUMN, Position, WATERMARK_COLUMN, hidden_fields,
-    is_hidden,
+    CHANGE_COLUMN, DELETE_COLUMN, POSITION_COLUMN, Position, TIME_COLUMN, WATERMARK_COLUMN,
+    hidden_fields, is_hidden,
 };
 pub use dedup::{DedupOptions, LatePolicy, NullKeys, Within};
 pub use emit::Emit;
@@ -39,5 +39,5 @@ pub use names::{Epoch, Incarnation, Offset, PartitionId, PipelineId};
 pub use rollup::{RollupOptions, SessionOptions};
 pub use settings::Settings;
 pub use state_file::StateFile;
-pub use time::{EventTime, Watermark, format_duration_us, parse_duration_us};
+pub use time::{EventTime, LateRows, Watermark, format_duration_us, parse_duration_us};
 pub use token::UsedToken;

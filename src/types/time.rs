@@ -53,6 +53,26 @@ impl Watermark {
     }
 }
 
+/// How late the rows were that came too late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LateRows {
+    /// Event time of the oldest.
+    pub oldest: EventTime,
+    /// How far in microseconds the watermark had at most passed one of them, or the end of its
+    /// window, when it came: a lateness of more than that would have kept them all.
+    pub behind_us: u64,
+}
+
+impl LateRows {
+    /// These rows and `others`.
+    #[must_use]
+    pub fn and(self, others: Option<Self>) -> Self {
+        let others = others.unwrap_or(self);
+        let behind_us = self.behind_us.max(others.behind_us);
+        Self { oldest: self.oldest.min(others.oldest), behind_us }
+    }
+}
+
 impl fmt::Display for Watermark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

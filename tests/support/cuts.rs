@@ -50,6 +50,14 @@ pub(crate) fn fed() -> impl Strategy<Value = Fed> {
 }
 
 impl Fed {
+    /// The same with times that many times as large.
+    pub(crate) fn slower(mut self, times: i64) -> Self {
+        for row in self.logs.iter_mut().flatten() {
+            row.1 = row.1.map(|at| at * times);
+        }
+        self
+    }
+
     /// Feeds all rows to the pipelines that `script` makes, one into each of `tables`; returns a
     /// session that knows these.
     pub(crate) async fn through(&self, script: &str, tables: &[String]) -> SessionContext {

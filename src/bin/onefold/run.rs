@@ -6,7 +6,7 @@ use onefold::datafusion::common::runtime::SpawnedTask;
 use onefold::datafusion::prelude::SessionContext;
 use onefold::pipeline::PipelineStatus;
 use onefold::prelude::*;
-use onefold::types::{Clock, SystemClock, format_duration_us};
+use onefold::types::{Clock, LateRows, SystemClock, format_duration_us};
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -145,16 +145,14 @@ fn summary(
 }
 
 fn late_note(status: &PipelineStatus) -> String {
-    let (Some(oldest), Some(watermark)) = (status.oldest_late, status.watermark) else {
+    let Some(LateRows { oldest, behind_us }) = status.late.filter(|_| status.rows_late > 0) else {
         return String::new();
     };
-    if status.rows_late == 0 {
-        return String::new();
-    }
-    let behind = format_duration_us(watermark.0.distance_us(oldest));
+    let behind = format_duration_us(behind_us);
     format!(
-        "   DROPPED; the oldest is of {oldest}, {behind} behind the watermark: ALLOWED LATENESS of \
-         DEDUP BY, or onefold.window_lateness_ms of GROUP BY, would have kept them"
+        "   DROPPED; the oldest is of {oldest}, and the watermark had passed the latest, or its \
+         window, by {behind} when it came: more than that as ALLOWED LATENESS of DEDUP BY, or as \
+         onefold.window_lateness_ms of GROUP BY, would have kept them"
     )
 }
 

@@ -243,9 +243,9 @@ impl EpochJudge {
             let facts = facts(&batch, &self.expressions, self.options, &self.hasher)?;
             rows.reserve(batch.num_rows())?;
             let positions = facts.positions.clone().unwrap_or_default();
-            if let Some(oldest) = facts.late.iter().min() {
+            if facts.late.is_some() && self.options.late != LatePolicy::Pass {
                 let ordinal = Position(positions[0]).partition();
-                let seen = Judged { oldest_late: Some(*oldest), ..Judged::default() };
+                let seen = Judged { late: facts.late, ..Judged::default() };
                 late.entry(ordinal).or_default().add(&seen);
             }
             for (row, hash) in facts.hashes.iter().enumerate() {

@@ -4,7 +4,7 @@
 use super::DedupError;
 use crate::key::KeyHasher;
 use crate::operator::time::{is_time, to_micros};
-use crate::types::{DedupOptions, EventTime, LatePolicy, NullKeys, Watermark};
+use crate::types::{DedupOptions, EventTime, LatePolicy, LateRows, NullKeys, Watermark};
 use arrow::array::cast::AsArray;
 use arrow::array::types::{Int64Type, UInt64Type};
 use arrow::array::{Array, ArrayRef, Int64Array};
@@ -58,8 +58,8 @@ pub(super) struct Facts {
     pub(super) times: Int64Array,
     /// Position of each row, where there is one.
     pub(super) positions: Option<ScalarBuffer<u64>>,
-    /// Partition ordinal and time of every late row that has a time.
-    pub(super) late: Vec<EventTime>,
+    /// How late the late rows were.
+    pub(super) late: Option<LateRows>,
 }
 
 /// Evaluates `expressions` over `batch`.
@@ -86,42 +86,43 @@ pub(super) fn facts(
     let positions = hidden.as_ref().map(|[at, _]| at.as_primitive::<UInt64Type>().values().clone());
     let Some(time) = &expressions.time else {
         let times = Int64Array::from(vec![0; rows]);
-        return Ok(Facts { hashes: digests, distinct, times, positions, late: Vec::new() });
+        return Ok(Facts { hashes: digests, distinct, times, positions, late: None });
     };
     let times = to_micros(&column(time)?)?;
     let watermarks = hidden.as_ref().map(|[_, wm]| wm.as_primitive::<Int64Type>());
     let watermarks = watermarks.filter(|wm| wm.null_count() < rows);
     let (times, late) = match watermarks {
         Some(watermarks) => without_late(&times, watermarks, options.lateness_us),
-        None => (times, Vec::new()),
+        None => (times, None),
     };
     if options.late == LatePolicy::Error
         && let Some(row) = (0..rows).find(|row| times.is_null(*row))
     {
-        return Err(undecidable(batch, row, late.first().copied()).into());
+        return Err(undecidable(batch, row, late).into());
     }
     Ok(Facts { hashes: digests, distinct, times, positions, late })
 }
 
-/// `times` with the late ones null, and the late ones.
+/// `times` with the late ones null, and how late these were.
 fn without_late(
     times: &Int64Array,
     watermarks: &Int64Array,
     lateness_us: i64,
-) -> (Int64Array, Vec<EventTime>) {
-    let mut late = Vec::new();
+) -> (Int64Array, Option<LateRows>) {
+    let mut late: Option<LateRows> = None;
     let mut decided = Vec::with_capacity(times.len());
     for row in 0..times.len() {
         let at = EventTime(times.value(row));
-        let is_late = watermarks.is_valid(row)
-            && times.is_valid(row)
-            && Watermark(EventTime(watermarks.value(row))).is_late(at, lateness_us);
+        let watermark = Watermark(EventTime(watermarks.value(row)));
+        let is_late =
+            watermarks.is_valid(row) && times.is_valid(row) && watermark.is_late(at, lateness_us);
         if is_late {
-            late.push(at);
+            let own = LateRows { oldest: at, behind_us: watermark.0.distance_us(at) };
+            late = Some(own.and(late));
         }
         decided.push(!is_late);
     }
-    if late.is_empty() {
+    if late.is_none() {
         return (times.clone(), late);
     }
     let decided = NullBuffer::from(decided);
@@ -129,7 +130,7 @@ fn without_late(
     (Int64Array::new(times.values().clone(), nulls), late)
 }
 
-fn undecidable(batch: &RecordBatch, row: usize, late: Option<EventTime>) -> DedupError {
+fn undecidable(batch: &RecordBatch, row: usize, late: Option<LateRows>) -> DedupError {
     let options = FormatOptions::default().with_null("NULL");
     let schema = batch.schema();
     let shown = schema.fields().iter().zip(batch.columns()).filter_map(|(field, column)| {

@@ -7,8 +7,9 @@ use super::hop::HopColumn;
 use super::session;
 use super::shape::{GroupingSet, RollupShape, end_or_open};
 use super::window::NO_END;
+use crate::operator::time::to_micros;
 use crate::state::{Judged, hashes_of};
-use crate::types::{EventTime, Position};
+use crate::types::{EventTime, LateRows, Position};
 use arrow::array::cast::AsArray;
 use arrow::array::types::{Int64Type, UInt64Type};
 use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, UInt64Array};
@@ -112,7 +113,7 @@ impl ExecutionPlan for LocalRollupExec {
         f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
     ) -> Result<TreeNodeRecursion> {
         let own = &self.shape.expressions;
-        apply_expression_roots(own.groups.iter().chain(&own.hidden), f)
+        apply_expression_roots(own.groups.iter().chain(&own.hidden).chain(&own.time), f)
     }
 
     fn replace_children(
@@ -295,6 +296,9 @@ impl Local {
         let ends = shape.ends(&finest, &groups, batch.num_rows())?;
         let hidden = evaluated(&own.hidden, batch)?;
         let keep = self.judge(&hidden, &ends);
+        if let Some(keep) = &keep {
+            self.note_late(batch, keep, &hidden, &ends)?;
+        }
         let (batch, groups, ends, watermarks) = match &keep {
             Some(keep) => {
                 let kept = groups.iter().map(|column| filter(column, keep));
@@ -381,12 +385,7 @@ impl Local {
             let watermark = watermarks.is_valid(row).then(|| watermarks.value(row));
             if self.is_late(*end, watermark) {
                 keep.get_or_insert_with(|| vec![true; ends.len()])[row] = false;
-                let counts = self.judged.entry(ordinal).or_default();
-                counts.rows_late += 1;
-                if *end != NO_END {
-                    let end = EventTime(*end);
-                    counts.oldest_late = Some(counts.oldest_late.map_or(end, |own| own.min(end)));
-                }
+                self.judged.entry(ordinal).or_default().rows_late += 1;
                 continue;
             }
             if run.0 != ordinal {
@@ -397,6 +396,30 @@ impl Local {
         }
         *self.folded.entry(run.0).or_default() += run.1;
         keep.map(BooleanArray::from)
+    }
+
+    /// Takes note of how late the rows were that are not kept.
+    fn note_late(
+        &mut self,
+        batch: &RecordBatch,
+        keep: &BooleanArray,
+        hidden: &[ArrayRef],
+        ends: &[i64],
+    ) -> Result<()> {
+        let shape = Arc::clone(&self.shape);
+        let Some(time) = &shape.expressions.time else { return Ok(()) };
+        let times = to_micros(&time.evaluate(batch)?.into_array(batch.num_rows())?)?;
+        let positions = hidden[0].as_primitive::<UInt64Type>();
+        let watermarks = hidden[1].as_primitive::<Int64Type>();
+        let late = |row: &usize| !keep.value(*row) && ends[*row] != NO_END && times.is_valid(*row);
+        for row in (0..batch.num_rows()).filter(late) {
+            let passed = watermarks.value(row).saturating_sub(shape.options.delay_us);
+            let behind_us = passed.abs_diff(ends[row]);
+            let own = LateRows { oldest: EventTime(times.value(row)), behind_us };
+            let counts = self.judged.entry(Position(positions.value(row)).partition()).or_default();
+            counts.late = Some(own.and(counts.late));
+        }
+        Ok(())
     }
 
     /// The partition of all rows, if they are of one, and none can be too late.

@@ -69,6 +69,8 @@ pub struct RollupExpressions {
     pub aggregates: Vec<LoweredAggregate>,
     /// The hidden position and watermark columns.
     pub hidden: [Arc<dyn PhysicalExpr>; 2],
+    /// The event time, where there are windows on it.
+    pub time: Option<Arc<dyn PhysicalExpr>>,
 }
 
 /// A rollup of an epoch.
