@@ -67,7 +67,9 @@ fn expected(logs: &[Vec<Row>], lateness: i64) -> [(Groups, i64); 4] {
         let mut promised = i64::MIN;
         for row in log {
             let Some(at) = row.1 else {
-                all.iter_mut().for_each(|(_, late)| *late += 1);
+                for (_, late) in &mut all {
+                    *late += 1;
+                }
                 continue;
             };
             let takes = |end: i64| end + lateness > promised;
@@ -78,7 +80,9 @@ fn expected(logs: &[Vec<Row>], lateness: i64) -> [(Groups, i64); 4] {
             let pane = at.div_euclid(SLIDE) * SLIDE;
             let starts = (0..SIZE / SLIDE).map(|back| pane - back * SLIDE);
             let open: Vec<i64> = starts.filter(|start| takes(start + SIZE)).collect();
-            open.iter().for_each(|start| add(&mut all[2].0, row.2, *start));
+            for start in &open {
+                add(&mut all[2].0, row.2, *start);
+            }
             all[2].1 += i64::from(open.is_empty());
             if takes(at + GAP) {
                 in_sessions.entry(row.2 % 2).or_default().push(*row);
@@ -93,7 +97,9 @@ fn expected(logs: &[Vec<Row>], lateness: i64) -> [(Groups, i64); 4] {
     for mut rows in in_sessions.into_values() {
         rows.sort_by_key(|row| row.1);
         for session in rows.chunk_by(|one, two| two.1.unwrap() - one.1.unwrap() < GAP) {
-            session.iter().for_each(|row| add(&mut all[3].0, row.2, session[0].1.unwrap()));
+            for row in session {
+                add(&mut all[3].0, row.2, session[0].1.unwrap());
+            }
         }
     }
     all
