@@ -366,7 +366,7 @@ mod tests {
             ("SELECT name, count(*) AS n FROM e JOIN f ON e.k = f.k GROUP BY name", Ok("name")),
             (
                 "SELECT name, count(*) AS n FROM e LEFT JOIN f ON e.k = f.k GROUP BY name",
-                Err("f.name can be NULL"),
+                Err("f.\"name\" can be NULL"),
             ),
             ("SELECT e.k, count(*) AS n FROM e JOIN f ON e.k = f.k GROUP BY e.k", Ok("k")),
         ])
