@@ -24,15 +24,39 @@ pub(super) async fn append(location: &Location, rows: &[(i64, i64)]) {
 
 pub(super) async fn delete(location: &Location, keys: std::ops::Range<i64>) {
     let table = open_as(location, None, settings()).await.unwrap();
-    let mut lines = Vec::new();
+    let (lines, _) = masked(&table, keys).await;
+    if !lines.is_empty() {
+        commit(&table, lines, "DELETE").await;
+    }
+}
+
+/// Gives the rows of `keys` another value: they are masked, and written anew, in one commit.
+pub(super) async fn update(location: &Location, keys: std::ops::Range<i64>, value: i64) {
+    let table = open_as(location, None, settings()).await.unwrap();
+    let (mut lines, keys) = masked(&table, keys).await;
+    if !keys.is_empty() {
+        let rows: Vec<(i64, i64)> = keys.into_iter().map(|key| (key, value)).collect();
+        lines.extend(write(&table, &batch(0, &rows).project(&[0, 1, 2]).unwrap()).await);
+        commit(&table, lines, "UPDATE").await;
+    }
+}
+
+/// The actions that mask the rows of `keys`, and which of these there were.
+async fn masked(table: &DeltaTable, keys: std::ops::Range<i64>) -> (Vec<String>, Vec<i64>) {
+    let location = &table.location;
+    let (mut lines, mut found) = (Vec::new(), Vec::new());
     for file in table.view().files.iter() {
         let mut masked: RoaringTreemap =
             file.vector.as_ref().map(|(_, rows)| rows.as_ref().clone()).unwrap_or_default();
         let before = masked.len();
         for (batch, rows) in read_file(location, file, &table.shape.file).await.unwrap() {
             let own = batch.column(0).as_primitive::<Int64Type>();
-            let gone = rows.iter().enumerate().filter(|(at, _)| keys.contains(&own.value(*at)));
-            masked.extend(gone.map(|(_, row)| u64::from(*row)));
+            for (key, row) in own.values().iter().zip(rows.iter()) {
+                if keys.contains(key) {
+                    found.push(*key);
+                    masked.insert(u64::from(*row));
+                }
+            }
         }
         if masked.len() == before {
             continue;
@@ -49,9 +73,7 @@ pub(super) async fn delete(location: &Location, keys: std::ops::Range<i64>) {
         add["stats"] = file.stats.as_str().into();
         lines.push(json!({ "add": add }).to_string());
     }
-    if !lines.is_empty() {
-        commit(&table, lines, "DELETE").await;
-    }
+    (lines, found)
 }
 
 /// Puts the files of `version` in the place of those of the head, as written at `modified_ms`, or

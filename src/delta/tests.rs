@@ -1,6 +1,6 @@
 //! Upserts against a model, lost races, lost answers, and fences.
 
-use super::{DeltaSettings, DeltaTable, TableDefinition, foreign};
+use super::{DeltaSettings, DeltaTable, TableDefinition};
 use crate::commit::{EpochRows, Ledger, ManifestRef, Outcome, Proposal};
 use crate::store::Location;
 pub(super) use crate::testing::{AgedStore, Fault, FaultyStore, SimulatedClock};
@@ -262,49 +262,6 @@ proptest! {
                     run = Run::start(&table, "p").await;
                     assert_eq!(run.epoch, epoch);
                 }
-            }
-        });
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
-
-    #[test]
-    fn what_others_commit_between_our_commits_is_taken_over(
-        steps in proptest::collection::vec((0..4_u8, 0..30_i64, 0..1000_i64, any::<bool>()), 1..16),
-    ) {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-        runtime.unwrap().block_on(async {
-            let location = memory();
-            let busy = DeltaSettings { compact_files_min: 4, index_keys_min: 1, ..settings() };
-            let mut table = open(&location, busy).await.unwrap();
-            let mut run = Run::start(&table, "p").await;
-            let mut model = Model::new();
-            for (kind, key, value, reopens) in steps {
-                match kind {
-                    0 => {
-                        foreign::append(&location, &[(key, value), (key + 40, value)]).await;
-                        model.extend([(key, value), (key + 40, value)]);
-                    }
-                    1 => {
-                        foreign::delete(&location, key..key + 5).await;
-                        model.retain(|own, _| !(key..key + 5).contains(own));
-                    }
-                    2 => foreign::compact(&location).await,
-                    _ => {}
-                }
-                if reopens {
-                    table.rest().await;
-                    table = open(&location, busy).await.unwrap();
-                    run = Run::start(&table, "p").await;
-                }
-                let own = [(key + 1, value + 1), (key + 7, value + 1), (100, value)];
-                run.epoch(&own).await;
-                model.extend(own);
-                assert_eq!(scan(&table).await, model);
-                assert_eq!(table.rows(), model.len() as u64, "a key is there once");
-                index_is_what_a_scan_finds(&table).await;
             }
         });
     }

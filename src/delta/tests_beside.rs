@@ -8,6 +8,7 @@ use super::tests::{
 };
 use super::{DeltaTable, TableDefinition, foreign};
 use crate::commit::Ledger;
+use proptest::prelude::*;
 use std::sync::Arc;
 
 /// Keys 0 to 100 in two files, and a compaction of both that was begun.
@@ -115,6 +116,77 @@ async fn a_key_that_another_engine_wrote_again_is_one_row_after_optimize() {
     run.epoch(&rows(50..51, 0)).await;
     model.extend([(4, 79), (50, 50)]);
     assert_eq!(scan(&table).await, model);
+    index_is_what_a_scan_finds(&table).await;
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    #[test]
+    fn what_others_commit_between_our_commits_is_taken_over(
+        steps in proptest::collection::vec(
+            (0..6_u8, 0..30_i64, 0..1000_i64, any::<bool>(), any::<bool>()), 1..20),
+    ) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+        runtime.unwrap().block_on(async {
+            let location = memory();
+            let busy = DeltaSettings { compact_files_min: 4, index_keys_min: 1, ..settings() };
+            let mut table = open(&location, busy).await.unwrap();
+            let mut run = Run::start(&table, "p").await;
+            let mut model = Model::new();
+            for (kind, key, value, reopens, goes_on) in steps {
+                match kind {
+                    0 => {
+                        foreign::append(&location, &[(key, value), (key + 40, value)]).await;
+                        model.extend([(key, value), (key + 40, value)]);
+                    }
+                    1 => {
+                        foreign::delete(&location, key..key + 5).await;
+                        model.retain(|own, _| !(key..key + 5).contains(own));
+                    }
+                    2 => foreign::compact(&location).await,
+                    3 | 4 => {
+                        foreign::update(&location, key..key + 9, value).await;
+                        model.range_mut(key..key + 9).for_each(|(_, own)| *own = value);
+                    }
+                    _ => {}
+                }
+                if reopens {
+                    table.rest().await;
+                    table = open(&location, busy).await.unwrap();
+                    run = Run::start(&table, "p").await;
+                }
+                if goes_on {
+                    continue; // what comes next from others comes on top
+                }
+                let own = [(key + 1, value + 1), (key + 7, value + 1), (100, value)];
+                run.epoch(&own).await;
+                model.extend(own);
+                assert_eq!(scan(&table).await, model);
+                assert_eq!(table.rows(), model.len() as u64, "a key is there once");
+                index_is_what_a_scan_finds(&table).await;
+            }
+            run.epoch(&[(100, -1)]).await;
+            model.insert(100, -1);
+            assert_eq!(scan(&table).await, model);
+            index_is_what_a_scan_finds(&table).await;
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_another_engine_updated_are_replaced_and_not_doubled() {
+    let location = memory();
+    let table = open(&location, quiet()).await.unwrap();
+    let mut run = Run::start(&table, "p").await;
+    run.epoch(&rows(0..20, 0)).await;
+    foreign::update(&location, 5..10, 77).await;
+    run.epoch(&[(7, 1), (30, 2)]).await;
+    let mut model: Model = rows(0..20, 0).into_iter().collect();
+    model.extend((5..10).map(|key| (key, 77)));
+    model.extend([(7, 1), (30, 2)]);
+    assert_eq!(scan(&table).await, model);
+    assert_eq!(table.rows(), 21);
     index_is_what_a_scan_finds(&table).await;
 }
 

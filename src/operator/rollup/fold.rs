@@ -54,7 +54,10 @@ pub(super) struct Fold {
     /// The columns of the groups, in parts.
     groups: Vec<Vec<ArrayRef>>,
     accumulators: Vec<Box<dyn GroupsAccumulator>>,
+    /// How many were folded before it froze.
     rows: usize,
+    /// Whether it takes no more groups; a hot key alone does not change that again.
+    is_frozen: bool,
 }
 
 impl Fold {
@@ -80,17 +83,14 @@ impl Fold {
             groups: Vec::new(),
             accumulators: shape.aggregates.accumulators()?,
             rows: 0,
+            is_frozen: false,
         })
-    }
-
-    fn is_frozen(&self) -> bool {
-        let groups = self.hashes.len();
-        groups >= GROUPS_MAX || (groups >= GROUPS_MIN && groups * 2 > self.rows)
     }
 
     /// Folds rows; returns the states of those that passed through.
     pub(super) fn fold(&mut self, rows: &Rows<'_>) -> Result<Option<RecordBatch>> {
-        if self.is_frozen() {
+        self.is_frozen |= freezes(self.hashes.len(), self.rows);
+        if self.is_frozen {
             return self.fold_known(rows);
         }
         let (ids, fresh) = self.numbered(rows)?;
@@ -176,7 +176,6 @@ impl Fold {
                 None => others.push(row as u32),
             }
         }
-        self.rows += ids.len();
         let groups = self.hashes.len();
         let (known, others) = (UInt32Array::from(known), UInt32Array::from(others));
         let mut states = Vec::new();
@@ -241,6 +240,11 @@ impl Fold {
     }
 }
 
+/// Whether a fold of so many groups, of so many rows, takes no more groups.
+const fn freezes(groups: usize, rows: usize) -> bool {
+    groups >= GROUPS_MAX || (groups >= GROUPS_MIN && groups * 2 > rows)
+}
+
 /// The hashes of the rows' groups, made into `made` if they are not given.
 fn hashes_of<'a>(
     shape: &RollupShape,
@@ -261,4 +265,17 @@ fn picked(columns: &[ArrayRef], rows: &UInt32Array) -> Result<Vec<ArrayRef>> {
 fn filtered(filter: Option<&BooleanArray>, rows: &UInt32Array) -> Result<Option<BooleanArray>> {
     let Some(filter) = filter else { return Ok(None) };
     Ok(Some(take(filter, rows, None)?.as_boolean().clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_fold_freezes_while_its_groups_have_fewer_than_two_rows_each() {
+        assert!(!freezes(GROUPS_MIN - 1, GROUPS_MIN - 1), "it is small");
+        assert!(freezes(GROUPS_MIN, 2 * GROUPS_MIN - 1));
+        assert!(!freezes(GROUPS_MIN, 2 * GROUPS_MIN), "its keys come back");
+        assert!(!freezes(GROUPS_MAX - 1, usize::MAX) && freezes(GROUPS_MAX, usize::MAX));
+    }
 }

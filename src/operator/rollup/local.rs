@@ -147,7 +147,7 @@ impl ExecutionPlan for LocalRollupExec {
         let batch_rows = context.session_config().batch_size().max(1);
         let count = |name| MetricBuilder::new(&metrics).counter(name, partition);
         let (rows_in, states_out) = (count("rows_in"), count("states_out"));
-        let local = Local::new(shape, steps, &context);
+        let local = Local::new(shape, steps, &context, count("rows_passed"));
         let rows = futures::stream::try_unfold((local, Some(input)), move |rest| {
             let (rows_in, states_out) = (rows_in.clone(), states_out.clone());
             async move {
@@ -185,6 +185,8 @@ struct Local {
     /// One for each set that is folded from rows, while it is.
     folds: Vec<Fold>,
     passed: Vec<Vec<RecordBatch>>,
+    /// Counts the rows that passed through as states of their own.
+    rows_passed: Count,
     /// Panes that are being expanded into windows, by set and in this order.
     expansions: VecDeque<(usize, Expansion)>,
     folded: BTreeMap<u64, u64>,
@@ -193,10 +195,16 @@ struct Local {
 }
 
 impl Local {
-    fn new(shape: Arc<RollupShape>, steps: Arc<[Step]>, context: &TaskContext) -> Self {
+    fn new(
+        shape: Arc<RollupShape>,
+        steps: Arc<[Step]>,
+        context: &TaskContext,
+        rows_passed: Count,
+    ) -> Self {
         let reservation =
             MemoryConsumer::new("onefold local rollup").register(context.memory_pool());
         Self {
+            rows_passed,
             passed: vec![Vec::new(); steps.iter().filter(|(_, from)| from.is_none()).count()],
             shape,
             steps,
@@ -347,7 +355,9 @@ impl Local {
             };
             let hashes = own.hop.map(|_| hashes.as_slice());
             let own = Rows { hashes, ends: &ends, groups: &groups, arguments: &arguments };
-            passed.extend(fold.fold(&own)?);
+            let through = fold.fold(&own)?;
+            self.rows_passed.add(through.as_ref().map_or(0, RecordBatch::num_rows));
+            passed.extend(through);
         }
         Ok(())
     }

@@ -34,6 +34,8 @@ mod packed;
 mod session;
 mod shape;
 mod sum;
+#[cfg(test)]
+mod tests;
 mod window;
 
 pub use extreme::float_extreme;
