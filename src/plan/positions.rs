@@ -11,7 +11,9 @@
 
 use super::DedupNode;
 use crate::source::SourceTable;
-use crate::types::{CHANGE_COLUMN, POSITION_COLUMN, TIME_COLUMN, WATERMARK_COLUMN, is_hidden};
+use crate::types::{
+    CHANGE_COLUMN, POSITION_COLUMN, Position, TIME_COLUMN, WATERMARK_COLUMN, is_hidden,
+};
 use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::Transformed;
@@ -208,8 +210,7 @@ fn plain_scan(scan: &TableScan, table: &SourceTable) -> Result<Option<LogicalPla
 
 /// Branches of one union may have the same positions: each branch gets its own sixteenth of them.
 fn expose_union(union: &Union, replace: &mut ReplaceScan<'_>) -> Result<Option<Exposed>> {
-    const BRANCHES_MAX: usize = 16;
-    if union.inputs.len() > BRANCHES_MAX {
+    if union.inputs.len() as u64 > Position::BRANCHES_MAX {
         return Ok(None);
     }
     let mut branches = Vec::with_capacity(union.inputs.len());
@@ -222,7 +223,7 @@ fn expose_union(union: &Union, replace: &mut ReplaceScan<'_>) -> Result<Option<E
     let mut inputs = Vec::with_capacity(branches.len());
     for (branch, (input, exposed)) in branches.into_iter().enumerate() {
         let shown = input.schema().columns().into_iter().map(Expr::Column);
-        let position = Expr::Column(exposed.position) + lit((branch as u64) << 60);
+        let position = Expr::Column(exposed.position) + lit(Position::of_branch(branch as u64));
         let hidden = [
             position.alias(POSITION_COLUMN),
             Expr::Column(exposed.watermark).alias(WATERMARK_COLUMN),

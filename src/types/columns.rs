@@ -47,9 +47,13 @@ pub struct Position(pub u64);
 
 impl Position {
     const ROW_BITS: u32 = 40;
+    const BRANCH_BITS: u32 = 4;
+
+    /// Most branches of a union, whose rows come each behind those of the branch before.
+    pub const BRANCHES_MAX: u64 = 1 << Self::BRANCH_BITS;
 
     /// Most partitions that one epoch or scan can tell apart.
-    pub const PARTITIONS_MAX: u64 = 1 << (64 - Self::ROW_BITS);
+    pub const PARTITIONS_MAX: u64 = 1 << (64 - Self::ROW_BITS - Self::BRANCH_BITS);
 
     /// Most rows of one partition that one epoch or scan can tell apart.
     pub const ROWS_MAX: u64 = 1 << Self::ROW_BITS;
@@ -63,15 +67,39 @@ impl Position {
         Self(partition << Self::ROW_BITS | row)
     }
 
-    /// The ordinal of the partition within the epoch or scan.
+    /// What is added to the positions of the rows of a branch, the first of which is 0.
+    #[must_use]
+    pub const fn of_branch(branch: u64) -> u64 {
+        debug_assert!(branch < Self::BRANCHES_MAX);
+        branch << (64 - Self::BRANCH_BITS)
+    }
+
+    /// The ordinal of the partition within the epoch or scan, in whichever branch of a union.
     #[must_use]
     pub const fn partition(self) -> u64 {
-        self.0 >> Self::ROW_BITS
+        self.0 >> Self::ROW_BITS & (Self::PARTITIONS_MAX - 1)
     }
 
     /// The number of the row within its partition's part of the epoch or scan.
     #[must_use]
     pub const fn row(self) -> u64 {
         self.0 & (Self::ROWS_MAX - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_of_a_union_is_of_its_partition_in_every_branch() {
+        let (partition, row) = (Position::PARTITIONS_MAX - 1, Position::ROWS_MAX - 1);
+        let mut last = None;
+        for branch in 0..Position::BRANCHES_MAX {
+            let own = Position(Position::new(partition, row).0 + Position::of_branch(branch));
+            assert_eq!((own.partition(), own.row()), (partition, row));
+            assert!(Some(own) > last, "branches come one behind the other");
+            last = Some(own);
+        }
     }
 }
