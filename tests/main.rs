@@ -40,6 +40,7 @@ mod statements;
 mod support;
 mod tidy;
 mod tokens;
+mod unions;
 mod upkeep;
 mod view_columns;
 mod view_keys;

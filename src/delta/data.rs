@@ -1,7 +1,7 @@
 //! Data files: written once under fresh names, and read by rows.
 
 use super::DeltaError;
-use super::encoding::properties;
+use super::encoding::encode;
 use super::files::{Files, LiveFile};
 use super::partition::{Partitioning, Values, column_of};
 use super::slot::Place;
@@ -14,9 +14,9 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use datafusion::common::runtime::SpawnedTask;
+use datafusion::parquet::arrow::ProjectionMask;
 use datafusion::parquet::arrow::arrow_reader::RowSelection;
 use datafusion::parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
-use datafusion::parquet::arrow::{ArrowWriter, ProjectionMask};
 use futures::{StreamExt, TryStreamExt};
 use object_store::{ObjectStore, ObjectStoreExt};
 use std::collections::BTreeMap;
@@ -109,15 +109,6 @@ pub(super) async fn write_files(
         files.extend(Some(rest).filter(|rest| rest.rows.num_rows() > 0));
     }
     write_each(location, files, now_ms).await
-}
-
-/// A data file of `rows`.
-pub(super) fn encode(rows: &RecordBatch) -> Result<Bytes, DeltaError> {
-    let mut bytes = Vec::with_capacity(rows.get_array_memory_size() / 4);
-    let mut writer = ArrowWriter::try_new(&mut bytes, rows.schema(), Some(properties(rows)?))?;
-    writer.write(rows)?;
-    writer.close()?;
-    Ok(bytes.into())
 }
 
 /// The live rows of a file, in the columns of `schema`, and the number of each within the file.

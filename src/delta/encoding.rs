@@ -5,15 +5,22 @@
 //! compression is most of what a scan costs.
 
 use super::DeltaError;
+use super::stage::{side_by_side, threads};
 use arrow::array::cast::AsArray;
 use arrow::array::types::Int64Type;
 use arrow::array::{Array, ArrayRef};
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+use datafusion::parquet::arrow::ArrowWriter;
+use datafusion::parquet::arrow::arrow_writer::{
+    ArrowColumnChunk, ArrowColumnWriter, compute_leaves,
+};
 use datafusion::parquet::basic::{Compression, Encoding, ZstdLevel};
 use datafusion::parquet::file::properties::WriterProperties;
 use datafusion::parquet::schema::types::ColumnPath;
+use std::sync::{Mutex, PoisonError};
 
 /// A dictionary that grows larger is given up.
 const DICTIONARY_BYTES: usize = 128 << 10;
@@ -24,8 +31,59 @@ const MARKS: usize = 2 * SAMPLE;
 /// Differences that are written with the same number of bits.
 const BLOCK: usize = 64;
 
+/// Rows from which on the columns of a file are encoded side by side.
+const SIDE_BY_SIDE_MIN: usize = 200_000;
+
+/// A data file of `rows`.
+pub(super) fn encode(rows: &RecordBatch) -> Result<Bytes, DeltaError> {
+    let mut bytes = Vec::with_capacity(rows.get_array_memory_size() / 4);
+    let properties = properties(rows)?;
+    let group_rows = properties.max_row_group_row_count().unwrap_or(usize::MAX);
+    let mut writer = ArrowWriter::try_new(&mut bytes, rows.schema(), Some(properties))?;
+    if (SIDE_BY_SIDE_MIN..=group_rows).contains(&rows.num_rows()) {
+        let (mut file, columns) = writer.into_serialized_writer()?;
+        let mut group = file.next_row_group()?;
+        for column in chunks(columns.create_column_writers(0)?, rows)? {
+            column.append_to_row_group(&mut group)?;
+        }
+        group.close()?;
+        file.close()?;
+    } else {
+        writer.write(rows)?;
+        writer.close()?;
+    }
+    Ok(bytes.into())
+}
+
+/// The columns of a row group, in their order; each thread takes the next that nobody has taken.
+fn chunks(
+    writers: Vec<ArrowColumnWriter>,
+    rows: &RecordBatch,
+) -> Result<Vec<ArrowColumnChunk>, DeltaError> {
+    let mut leaves = Vec::with_capacity(writers.len());
+    for (field, column) in rows.schema().fields().iter().zip(rows.columns()) {
+        leaves.extend(compute_leaves(field, column)?);
+    }
+    let columns = Mutex::new(writers.into_iter().zip(leaves).enumerate());
+    let next = || columns.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let encode_some = |_| {
+        let mut encoded = Vec::new();
+        while let Some((column, (mut writer, leaf))) = next() {
+            writer.write(&leaf)?;
+            encoded.push((column, writer.close()?));
+        }
+        Ok::<_, DeltaError>(encoded)
+    };
+    let mut encoded = Vec::new();
+    for some in side_by_side(0..threads(), encode_some) {
+        encoded.extend(some?);
+    }
+    encoded.sort_by_key(|(column, _)| *column);
+    Ok(encoded.into_iter().map(|(_, chunk)| chunk).collect())
+}
+
 /// What a file of `rows` is written with.
-pub(super) fn properties(rows: &RecordBatch) -> Result<WriterProperties, DeltaError> {
+fn properties(rows: &RecordBatch) -> Result<WriterProperties, DeltaError> {
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
         .set_dictionary_page_size_limit(DICTIONARY_BYTES);
@@ -95,10 +153,12 @@ fn are_close(values: &[i64], bits: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{Date32Array, Int32Array, Int64Array, TimestampMicrosecondArray};
+    use arrow::array::types::Int32Type;
+    use arrow::array::{
+        Date32Array, Int32Array, Int64Array, ListArray, StringArray, StructArray,
+        TimestampMicrosecondArray,
+    };
     use arrow::datatypes::{Field, Schema};
-    use bytes::Bytes;
-    use datafusion::parquet::arrow::ArrowWriter;
     use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
     use std::sync::Arc;
 
@@ -107,12 +167,7 @@ mod tests {
     fn written(column: ArrayRef) -> (bool, i64) {
         let field = Field::new("c", column.data_type().clone(), true);
         let rows = RecordBatch::try_new(Arc::new(Schema::new(vec![field])), vec![column]).unwrap();
-        let mut bytes = Vec::new();
-        let properties = properties(&rows).unwrap();
-        let mut writer = ArrowWriter::try_new(&mut bytes, rows.schema(), Some(properties)).unwrap();
-        writer.write(&rows).unwrap();
-        writer.close().unwrap();
-        let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes)).unwrap();
+        let reader = ParquetRecordBatchReaderBuilder::try_new(encode(&rows).unwrap()).unwrap();
         let Some(group) = reader.metadata().row_groups().first() else { return (false, 0) };
         let chunk = group.column(0).clone();
         let read = reader.with_batch_size(rows.num_rows()).build().unwrap().next();
@@ -134,6 +189,36 @@ mod tests {
             assert!(written(integers((0..50_000).map(|key| key * distance))).0, "{distance}");
             assert!(written(integers((0..50_000).map(|key| -key * distance))).0, "-{distance}");
         }
+    }
+
+    #[test]
+    fn the_columns_of_many_rows_are_written_side_by_side_and_in_their_places() {
+        let rows = SIDE_BY_SIDE_MIN as i64;
+        let texts = (0..rows).map(|row| (row % 5 > 0).then(|| format!("text {}", row % 1_000)));
+        let texts: ArrayRef = Arc::new(texts.collect::<StringArray>());
+        let parts = StructArray::try_from(vec![
+            ("number", integers((0..rows).map(|row| row * row))),
+            ("text", Arc::clone(&texts)),
+        ]);
+        let lists = (0..rows).map(|row| {
+            (row % 7 > 0).then(|| (0..row as i32 % 3).map(Some).collect::<Vec<Option<i32>>>())
+        });
+        let columns: [(&str, ArrayRef); 4] = [
+            ("key", integers(0..rows)),
+            ("parts", Arc::new(parts.unwrap())),
+            ("lists", Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>(lists))),
+            ("text", texts),
+        ];
+        let rows = RecordBatch::try_from_iter_with_nullable(
+            columns.map(|(name, column)| (name, column, true)),
+        );
+        let rows = rows.unwrap();
+        let reader = ParquetRecordBatchReaderBuilder::try_new(encode(&rows).unwrap()).unwrap();
+        let [group] = reader.metadata().row_groups() else { panic!("several row groups") };
+        assert_eq!(group.num_rows(), SIDE_BY_SIDE_MIN as i64);
+        assert_eq!(group.num_columns(), 5);
+        let read = reader.with_batch_size(SIDE_BY_SIDE_MIN).build().unwrap().next();
+        assert_eq!(read.unwrap().unwrap(), rows);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::files::{Files, LiveFile};
 use super::patch::Owed;
 use super::slot::{Place, Placed, Slot};
-use super::stage::{RowShape, join, key_columns};
+use super::stage::{RowShape, join, key_columns, side_by_side};
 use super::wanted::sequence_columns;
 use super::{DeltaError, data, sequence};
 use crate::key::{KeyError, TieredTable};
@@ -365,18 +365,8 @@ fn by_shards<V: Placed, T: Send>(
         return vec![work(Own { shards, from: 0 })];
     }
     let share = SHARDS.div_ceil(threads);
-    let work = &work;
-    std::thread::scope(|scope| {
-        let mut tasks = Vec::with_capacity(threads);
-        for (number, shards) in shards.chunks_mut(share).enumerate() {
-            tasks.push(scope.spawn(move || work(Own { shards, from: number * share })));
-        }
-        let joined = tasks.into_iter().map(|task| match task.join() {
-            Ok(own) => own,
-            Err(panic) => std::panic::resume_unwind(panic),
-        });
-        joined.collect()
-    })
+    let parts = shards.chunks_mut(share).enumerate();
+    side_by_side(parts, |(number, shards)| work(Own { shards, from: number * share }))
 }
 
 fn upsert_own(

@@ -51,6 +51,7 @@ mod fold;
 mod foreign;
 mod index;
 mod kernel;
+mod key_order;
 mod ledger;
 mod log;
 mod lookup;

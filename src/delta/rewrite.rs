@@ -9,15 +9,14 @@
 use super::DeltaError;
 use super::data::{read_file, write_files};
 use super::files::LiveFile;
+use super::key_order::{in_order, key_order};
 use super::log::Change;
 use super::slot::Place;
 use super::stage::{RowShape, StagedFile, join, key_columns, threads};
 use super::table::{DeltaTable, Writer};
 use crate::store::Location;
-use arrow::array::UInt32Array;
-use arrow::compute::{concat_batches, sort_to_indices, take_record_batch};
+use arrow::compute::concat_batches;
 use arrow::record_batch::RecordBatch;
-use arrow::row::{RowConverter, SortField};
 use datafusion::common::runtime::SpawnedTask;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use roaring::RoaringTreemap;
@@ -167,7 +166,7 @@ async fn rewrite(
         let rows = concat_batches(&own.file, &batches)?;
         drop(batches);
         let (rows, places) = sort_by(&rows, &own.primary_key, places)?;
-        let hashes = own.hashes(&rows)?;
+        let hashes = own.hashes_of_many(&rows)?;
         Ok((rows, places, hashes))
     });
     let (rows, places, hashes) = join(sorted).await?;
@@ -184,32 +183,12 @@ fn sort_by(
     keys: &[String],
     places: Vec<Place>,
 ) -> Result<(RecordBatch, Vec<Place>), DeltaError> {
-    let columns = key_columns(rows, keys)?;
-    let order = match columns.as_slice() {
-        [only] => sort_to_indices(only, None, None)?,
-        several => {
-            let fields = several.iter().map(|own| SortField::new(own.data_type().clone()));
-            let sortable = RowConverter::new(fields.collect())?.convert_columns(several)?;
-            let prefix = |row: usize| {
-                let (mut first, own) = ([0; 16], sortable.row(row));
-                let length = own.data().len().min(first.len());
-                first[..length].copy_from_slice(&own.data()[..length]);
-                u128::from_be_bytes(first)
-            };
-            let mut order: Vec<(u128, u32)> =
-                (0..rows.num_rows()).map(|row| (prefix(row), row as u32)).collect();
-            order.sort_unstable_by(|(one, first), (two, second)| {
-                let rest = || sortable.row(*first as usize).cmp(&sortable.row(*second as usize));
-                one.cmp(two).then_with(rest)
-            });
-            UInt32Array::from_iter_values(order.into_iter().map(|(_, row)| row))
-        }
-    };
+    let order = key_order(&key_columns(rows, keys)?)?;
     if order.values().is_sorted() {
         return Ok((rows.clone(), places));
     }
     let sorted = order.values().iter().map(|row| places[*row as usize]).collect();
-    Ok((take_record_batch(rows, &order)?, sorted))
+    Ok((in_order(rows, &order)?, sorted))
 }
 
 /// The files as they are now, and the rows masked since they were read; `None` if one is gone, or

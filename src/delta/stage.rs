@@ -2,7 +2,8 @@
 
 use super::DeltaError;
 use super::checks::Checks;
-use super::data::{FILE_ROWS_MAX, FileRows, begin_file, encode, write_each};
+use super::data::{FILE_ROWS_MAX, FileRows, begin_file, write_each};
+use super::encoding::encode;
 use super::partition::{Partitioning, Values};
 use super::rules::TableRules;
 use super::upload::Upload;
@@ -211,6 +212,15 @@ impl RowShape {
         Ok(checked)
     }
 
+    /// The hash of each row's key, of many rows.
+    pub(super) fn hashes_of_many(&self, rows: &RecordBatch) -> Result<Vec<u128>, DeltaError> {
+        let share = rows.num_rows().div_ceil(threads()).max(1);
+        let starts = (0..rows.num_rows()).step_by(share);
+        let parts = starts.map(|from| rows.slice(from, share.min(rows.num_rows() - from)));
+        let hashed = side_by_side(parts, |part| self.hashes(&part));
+        Ok(hashed.into_iter().collect::<Result<Vec<_>, _>>()?.concat())
+    }
+
     /// The hash of each row's key.
     pub(super) fn hashes(&self, rows: &RecordBatch) -> Result<Vec<u128>, DeltaError> {
         let mut hashes = Vec::with_capacity(rows.num_rows());
@@ -399,6 +409,22 @@ pub(super) fn threads() -> usize {
     static THREADS: OnceLock<usize> = OnceLock::new(); // finding out reads several files
     *THREADS.get_or_init(|| {
         std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX)
+    })
+}
+
+/// Does `work` on each of `parts`, all of them side by side; a panic in it goes on.
+pub(super) fn side_by_side<P: Send, T: Send>(
+    parts: impl Iterator<Item = P>,
+    work: impl Fn(P) -> T + Sync,
+) -> Vec<T> {
+    let work = &work;
+    std::thread::scope(|scope| {
+        let tasks: Vec<_> = parts.map(|part| scope.spawn(move || work(part))).collect();
+        let joined = tasks.into_iter().map(|task| match task.join() {
+            Ok(own) => own,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        joined.collect()
     })
 }
 

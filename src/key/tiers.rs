@@ -106,12 +106,37 @@ impl<V: KeyValue> TieredTable<V> {
     /// A run that cannot be read.
     #[inline]
     pub fn insert(&mut self, hash: u128, value: V) -> Result<Option<V>, KeyError> {
+        self.insert_unless(hash, value, |_| false)
+    }
+
+    /// As [`Self::insert`], but leaves a value that `stays`.
+    ///
+    /// # Errors
+    ///
+    /// A run that cannot be read.
+    #[inline]
+    pub fn insert_unless(
+        &mut self,
+        hash: u128,
+        value: V,
+        stays: impl Fn(&V) -> bool,
+    ) -> Result<Option<V>, KeyError> {
         let old = match self.hot.find_or_insert(hash, value) {
-            Entry::Found(old) => {
-                Some(std::mem::replace(old, value)).filter(|value| !value.is_gone())
+            Entry::Found(place) => {
+                let old = Some(*place).filter(|old| !old.is_gone());
+                if !old.as_ref().is_some_and(stays) {
+                    *place = value;
+                }
+                old
             }
             Entry::Added if self.cold.is_empty() => None,
-            Entry::Added => self.get_cold(hash)?,
+            Entry::Added => {
+                let old = self.get_cold(hash)?;
+                if let Some(old) = old.filter(stays) {
+                    self.hot.insert(hash, old);
+                }
+                old
+            }
         };
         self.used += usize::from(old.is_none());
         Ok(old)
@@ -311,6 +336,7 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Step {
         Insert(u128, u64),
+        InsertUnlessOdd(u128, u64),
         Remove(u128),
         Update(u128),
         Warm(Vec<u128>),
@@ -324,6 +350,8 @@ mod tests {
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
             40 => (hashes(), 0..1_000_u64).prop_map(|(hash, value)| Step::Insert(hash, value)),
+            20 => (hashes(), 0..1_000_u64)
+                .prop_map(|(hash, value)| Step::InsertUnlessOdd(hash, value)),
             12 => hashes().prop_map(Step::Remove),
             8 => hashes().prop_map(Step::Update),
             4 => proptest::collection::vec(hashes(), 0..200).prop_map(Step::Warm),
@@ -342,6 +370,12 @@ mod tests {
                 match step {
                     Step::Insert(hash, value) => {
                         prop_assert_eq!(table.insert(hash, value).unwrap(), model.insert(hash, value));
+                    }
+                    Step::InsertUnlessOdd(hash, value) => {
+                        let old = model.get(&hash).copied();
+                        let found = table.insert_unless(hash, value, |own| own % 2 == 1).unwrap();
+                        prop_assert_eq!(found, old);
+                        model.insert(hash, old.filter(|own| own % 2 == 1).unwrap_or(value));
                     }
                     Step::Remove(hash) => {
                         prop_assert_eq!(table.remove(hash).unwrap(), model.remove(&hash));

@@ -3,7 +3,7 @@
 use super::collect::{Collected, OpenSource};
 use super::{EpochPlanner, OperatorPart, PipelineError};
 use crate::commit::{EpochRows, LedgerRow};
-use crate::state::{EncodedState, Judged};
+use crate::state::{Judged, Unsaved};
 use crate::types::{LateRows, Position, Watermark};
 use arrow::array::Array;
 use arrow::array::cast::AsArray;
@@ -23,7 +23,7 @@ pub(super) struct Computed {
     pub(super) rows: EpochRows,
     pub(super) rows_emitted: u64,
     /// By operator: what it accepted, and how many entries its files must hold.
-    pub(super) added: Vec<(Option<EncodedState>, Option<u64>)>,
+    pub(super) added: Vec<(Option<Unsaved>, Option<u64>)>,
     pub(super) ledger: Vec<LedgerRow>,
     pub(super) late: Option<LateRows>,
     /// By source.

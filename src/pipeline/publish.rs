@@ -9,7 +9,7 @@ use crate::commit::{
     RowsChanged, SourceManifest,
 };
 use crate::source::SourcePosition;
-use crate::state::EncodedState;
+use crate::state::{EncodedState, Unsaved};
 use crate::types::{Incarnation, LateRows, StateFile, Watermark};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -140,7 +140,7 @@ impl Progress {
 async fn save(
     parts: &PipelineParts,
     published: &mut Published,
-    added: Vec<(Option<EncodedState>, Option<u64>)>,
+    added: Vec<(Option<Unsaved>, Option<u64>)>,
     sources: Vec<ComputedSource>,
     watermark: Option<Watermark>,
 ) -> Result<BTreeMap<String, SourceManifest>, PipelineError> {
@@ -155,7 +155,9 @@ async fn save(
         if let Some(reached) = reached {
             own.files.retain(|file| !part.memory.is_expired(file, reached));
         }
-        if let Some(added) = added {
+        if let Some(added) = added
+            && let Some(added) = blocking(move || added.encode()).await?
+        {
             own.files.push(write_state(store.as_ref(), fresh(&part.name), added).await?);
         }
         if let Some(Choice { files, which }) = Choice::of(&mut own.files, live) {

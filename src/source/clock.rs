@@ -70,6 +70,18 @@ impl PartitionClock {
     fn watermark(&self, delay_us: i64) -> Option<i64> {
         self.floor.max(self.newest.map(|newest| newest.saturating_sub(delay_us)))
     }
+
+    /// The watermark before each of `times`, and the newest of all, where `newest` came before.
+    fn promised(&self, mut newest: i64, times: &[i64], cap: i64, delay_us: i64) -> (Vec<i64>, i64) {
+        let floor = self.floor.unwrap_or(i64::MIN);
+        let before = |at: &i64| {
+            let promised = newest.saturating_sub(delay_us).max(floor);
+            newest = newest.max((*at).min(cap));
+            promised
+        };
+        let promised = times.iter().map(before).collect();
+        (promised, newest)
+    }
 }
 
 impl SourceClock {
@@ -190,16 +202,27 @@ impl SourceClock {
             SourceError::Invalid { source_name: chunk.partition.to_string(), reason }
         })?;
         let cap = chunk.arrived_us.map(|at| at.saturating_add(spec.max_future_us));
-        let mut stamped = Vec::with_capacity(times.len());
-        for at in &times {
-            stamped.push(clock.watermark(spec.delay_us));
-            if let Some(at) = at {
-                let at = cap.map_or(at, |cap| at.min(cap));
-                clock.newest = clock.newest.max(Some(at));
+        let stamped = match clock.newest {
+            Some(newest) if times.null_count() == 0 => {
+                let cap = cap.unwrap_or(i64::MAX);
+                let (stamped, newest) = clock.promised(newest, times.values(), cap, spec.delay_us);
+                clock.newest = Some(newest);
+                Int64Array::from(stamped)
             }
-        }
+            _ => {
+                let mut stamped = Vec::with_capacity(times.len());
+                for at in &times {
+                    stamped.push(clock.watermark(spec.delay_us));
+                    if let Some(at) = at {
+                        let at = cap.map_or(at, |cap| at.min(cap));
+                        clock.newest = clock.newest.max(Some(at));
+                    }
+                }
+                Int64Array::from(stamped)
+            }
+        };
         self.saved.newest = self.saved.newest.max(clock.newest);
-        Ok(stamped.into())
+        Ok(stamped)
     }
 }
 

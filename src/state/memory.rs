@@ -3,7 +3,7 @@
 use super::{StateContent, StateError};
 use crate::types::{EventTime, LateRows, StateFile, Watermark};
 use std::collections::BTreeMap;
-use std::fmt::Debug;
+use std::fmt::{self, Debug, Formatter};
 
 /// The memory of one operator: changed by the plan of an epoch, saved by the pipeline.
 ///
@@ -69,7 +69,7 @@ pub enum Joined {
 #[derive(Debug, Default)]
 pub struct EpochChanges {
     /// The entries added, to be saved with the epoch; `None` if there are none.
-    pub added: Option<EncodedState>,
+    pub added: Option<Unsaved>,
     /// How rows were judged, by the partition ordinal in their position.
     pub judged: BTreeMap<u64, Judged>,
     /// Rows folded into groups, by the partition ordinal in their position; `None` where rows go on
@@ -77,6 +77,47 @@ pub struct EpochChanges {
     pub folded: Option<BTreeMap<u64, u64>>,
     /// Entries that files must hold from now on, where an entry can take the place of another.
     pub entries_live: Option<u64>,
+}
+
+#[cfg(test)]
+impl EpochChanges {
+    /// The file of the entries added.
+    pub(crate) fn file(self) -> Option<EncodedState> {
+        self.added.and_then(|own| own.encode().unwrap())
+    }
+}
+
+/// Entries that are not encoded yet: the next epoch need not wait for that.
+pub struct Unsaved(Box<dyn FnOnce() -> Result<Option<EncodedState>, StateError> + Send>);
+
+impl Unsaved {
+    /// Entries that `encode` makes a file of, or nothing if there are none.
+    pub fn new(
+        encode: impl FnOnce() -> Result<Option<EncodedState>, StateError> + Send + 'static,
+    ) -> Self {
+        Self(Box::new(encode))
+    }
+
+    /// The file; takes as long as compressing it does.
+    ///
+    /// # Errors
+    ///
+    /// A local disk that is full.
+    pub fn encode(self) -> Result<Option<EncodedState>, StateError> {
+        (self.0)()
+    }
+}
+
+impl From<EncodedState> for Unsaved {
+    fn from(encoded: EncodedState) -> Self {
+        Self::new(|| Ok(Some(encoded)))
+    }
+}
+
+impl Debug for Unsaved {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unsaved").finish_non_exhaustive()
+    }
 }
 
 /// A state file to be written.

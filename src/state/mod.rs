@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   restore <- state files named by the manifest of the last epoch
-//!   begin_epoch -> [plan runs] -> finish_epoch -> EncodedState -> one more state file
+//!   begin_epoch -> [plan runs] -> finish_epoch -> Unsaved -> EncodedState -> one more state file
 //! ```
 //!
 //! # Not here
@@ -19,7 +19,7 @@ mod sketch;
 pub use content::{ContentWriter, StateContent};
 pub use dedup::{Anchors, DEDUP_SHARDS, DedupMemory, DedupRow, DedupRows, Verdict};
 pub use error::StateError;
-pub use memory::{EncodedState, EpochChanges, Joined, Judged, OperatorMemory};
+pub use memory::{EncodedState, EpochChanges, Joined, Judged, OperatorMemory, Unsaved};
 pub use rollup::{
     Aggregates, FIXED_COLUMNS, FloatSum, GROUP_COLUMNS, GroupRows, OPEN_END, Part, ROLLUP_SHARDS,
     RollupMemory, SESSIONS, TAKES_BACK, hash_array, hashes_of, is_bounded, saved_groups,

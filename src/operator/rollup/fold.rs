@@ -124,7 +124,7 @@ impl Fold {
         match &mut self.ids {
             Ids::Packed(table) => {
                 let words = Words::try_new(rows.groups)?;
-                table.number(&words, self.ends.len() as u32, &mut ids, &mut fresh);
+                table.number(&words, &mut ids, &mut fresh);
                 self.ends.extend(fresh.iter().map(|row| rows.ends[*row as usize]));
             }
             Ids::Hashed(table) => {

@@ -4,6 +4,7 @@ use super::cascade::{Step, cascade, order};
 use super::expand::Expansion;
 use super::fold::{Fold, Rows};
 use super::hop::HopColumn;
+use super::near::{group_columns, rising};
 use super::session;
 use super::shape::{GroupingSet, RollupShape, end_or_open};
 use super::window::NO_END;
@@ -147,7 +148,8 @@ impl ExecutionPlan for LocalRollupExec {
         let batch_rows = context.session_config().batch_size().max(1);
         let count = |name| MetricBuilder::new(&metrics).counter(name, partition);
         let (rows_in, states_out) = (count("rows_in"), count("states_out"));
-        let local = Local::new(shape, steps, &context, count("rows_passed"));
+        let rising = rising(&shape.expressions, &self.input.schema());
+        let local = Local::new(shape, steps, rising, &context, count("rows_passed"));
         let rows = futures::stream::try_unfold((local, Some(input)), move |rest| {
             let (rows_in, states_out) = (rows_in.clone(), states_out.clone());
             async move {
@@ -182,6 +184,8 @@ impl ExecutionPlan for LocalRollupExec {
 struct Local {
     shape: Arc<RollupShape>,
     steps: Arc<[Step]>,
+    /// Which columns of the group never fall as event time rises.
+    rising: Vec<bool>,
     /// One for each set that is folded from rows, while it is.
     folds: Vec<Fold>,
     passed: Vec<Vec<RecordBatch>>,
@@ -198,6 +202,7 @@ impl Local {
     fn new(
         shape: Arc<RollupShape>,
         steps: Arc<[Step]>,
+        rising: Vec<bool>,
         context: &TaskContext,
         rows_passed: Count,
     ) -> Self {
@@ -205,6 +210,7 @@ impl Local {
             MemoryConsumer::new("onefold local rollup").register(context.memory_pool());
         Self {
             rows_passed,
+            rising,
             passed: vec![Vec::new(); steps.iter().filter(|(_, from)| from.is_none()).count()],
             shape,
             steps,
@@ -299,7 +305,7 @@ impl Local {
     fn fold(&mut self, batch: &RecordBatch) -> Result<()> {
         let shape = Arc::clone(&self.shape);
         let own = &shape.expressions;
-        let groups = evaluated(&own.groups, batch)?;
+        let groups = group_columns(own, &self.rising, batch)?;
         let finest = GroupingSet { present: vec![true; groups.len()], id: 0 };
         let ends = shape.ends(&finest, &groups, batch.num_rows())?;
         let hidden = evaluated(&own.hidden, batch)?;

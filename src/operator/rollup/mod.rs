@@ -30,6 +30,7 @@ mod fold;
 mod global;
 mod hop;
 mod local;
+mod near;
 mod packed;
 mod session;
 mod shape;

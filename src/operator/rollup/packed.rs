@@ -18,28 +18,32 @@ const SPREAD: u128 = 0x9E37_79B9_7F4A_7C15;
 /// Rows whose groups are looked for together, so that their cache misses overlap.
 pub(super) const BLOCK_ROWS: usize = 64;
 
-/// The values of a group: a word for each column, and which of them are NULL; those words are 0.
-pub(super) type Packed = ([u64; COLUMNS_MAX], u32);
-
-/// Numbers of groups.
+/// Numbers of groups, in the order in which they came.
+///
+/// ```text
+///   slots   tag | number    tag | number    ...     8 bytes each, of which at most half are used
+///   words   the values of group 0, of group 1, ...
+/// ```
+///
+/// Keys that come often came early, so that their values lie near each other.
 #[derive(Debug)]
 pub(super) struct PackedTable {
     /// A power of two of them.
     slots: Vec<Slot>,
-    used: usize,
+    /// Of each group, one after the other.
+    words: Vec<u64>,
+    /// Which words of each group are NULL; none of those behind its end.
+    nulls: Vec<u32>,
+    groups: usize,
     seed: u64,
-    /// Of each group.
-    columns: usize,
 }
 
-/// One of two in a line of the cache.
 #[derive(Clone, Copy, Debug, Default)]
-#[repr(align(32))]
 struct Slot {
-    words: [u64; COLUMNS_MAX],
-    /// Which are NULL, and one more; 0 is a free slot.
-    mark: u32,
-    id: u32,
+    /// By which groups are spread, and most others told apart.
+    tag: u32,
+    /// The number of the group, and one more; 0 is a free slot.
+    number: u32,
 }
 
 impl PackedTable {
@@ -55,22 +59,18 @@ impl PackedTable {
     /// choose values that meet.
     pub(super) fn new(groups: usize, columns: usize, seed: u64) -> Self {
         let slots = (groups * 2).next_power_of_two().max(SLOTS_MIN);
-        Self { slots: vec![Slot::default(); slots], used: 0, seed, columns }
+        let words = Vec::with_capacity(groups * columns);
+        let slots = vec![Slot::default(); slots];
+        Self { slots, words, nulls: Vec::new(), groups: 0, seed }
     }
 
     /// Adds the number of each row's group to `ids`, and the rows whose group is new to `fresh`;
-    /// new groups are numbered from `next` on.
-    pub(super) fn number(
-        &mut self,
-        words: &Words,
-        next: u32,
-        ids: &mut Vec<usize>,
-        fresh: &mut Vec<u32>,
-    ) {
+    /// groups are numbered from 0 on.
+    pub(super) fn number(&mut self, words: &Words, ids: &mut Vec<usize>, fresh: &mut Vec<u32>) {
         match words.columns.as_slice() {
-            [one] => self.number_by([one], words, next, (ids, fresh)),
-            [one, two] => self.number_by([one, two], words, next, (ids, fresh)),
-            [one, two, three] => self.number_by([one, two, three], words, next, (ids, fresh)),
+            [one] => self.number_by([one], words, (ids, fresh)),
+            [one, two] => self.number_by([one, two], words, (ids, fresh)),
+            [one, two, three] => self.number_by([one, two, three], words, (ids, fresh)),
             _ => debug_assert!(false, "no group has so many columns"),
         }
     }
@@ -79,40 +79,32 @@ impl PackedTable {
         &mut self,
         columns: [&ScalarBuffer<u64>; N],
         words: &Words,
-        mut next: u32,
         (ids, fresh): (&mut Vec<usize>, &mut Vec<u32>),
     ) {
         let columns: [&[u64]; N] = columns.map(AsRef::as_ref);
         let count = columns[0].len();
-        let (mut spreads, mut touched) = ([0; BLOCK_ROWS], 0);
+        let (mut tags, mut touched) = ([0; BLOCK_ROWS], 0);
         for from in (0..count).step_by(BLOCK_ROWS) {
             let block = from..count.min(from + BLOCK_ROWS);
-            let slots = self.slots.len();
-            for (row, own) in block.clone().zip(&mut spreads) {
-                let group = columns.iter().map(|column| column[row]);
-                *own = self.spread(group, words.null(row));
-                touched ^= self.slots[*own as usize & (slots - 1)].mark;
+            let mask = self.slots.len() - 1;
+            for (row, tag) in block.clone().zip(&mut tags) {
+                *tag = self.tag(columns.map(|column| column[row]), words.null(row));
+                touched ^= u64::from(self.slots[*tag as usize & mask].number);
             }
-            for (row, spread) in block.zip(spreads) {
-                let mark = words.null(row) + 1;
-                let is_same = |slot: &Slot| {
-                    slot.mark == mark
-                        && columns.iter().zip(slot.words).all(|(own, word)| own[row] == word)
-                };
-                let at = self.search(spread, is_same);
-                let slot = &mut self.slots[at];
-                if slot.mark > 0 {
-                    ids.push(slot.id as usize);
+            for tag in &tags[..block.len()] {
+                let number = self.slots[*tag as usize & mask].number.saturating_sub(1);
+                touched ^= self.words.get(number as usize * N).copied().unwrap_or_default();
+            }
+            for (row, tag) in block.zip(tags) {
+                let (group, nulls) = (columns.map(|column| column[row]), words.null(row));
+                let at = self.search(tag, group, nulls);
+                if let Some(number) = self.slots[at].number.checked_sub(1) {
+                    ids.push(number as usize);
                     continue;
                 }
-                *slot = Slot { words: words.at(row).0, mark, id: next };
-                ids.push(next as usize);
+                ids.push(self.groups);
                 fresh.push(row as u32);
-                next += 1;
-                self.used += 1;
-                if self.used * 2 > self.slots.len() {
-                    self.grow();
-                }
+                self.add(at, tag, group, nulls);
             }
         }
         std::hint::black_box(touched);
@@ -121,60 +113,94 @@ impl PackedTable {
     /// The number of the group of a row, if it is there.
     #[inline]
     pub(super) fn get(&self, words: &Words, row: usize) -> Option<u32> {
-        let (group, nulls) = words.at(row);
-        let spread = self.spread(group.into_iter().take(self.columns), nulls);
-        let is_same = |slot: &Slot| slot.words == group && slot.mark == nulls + 1;
-        let slot = &self.slots[self.search(spread, is_same)];
-        (slot.mark > 0).then_some(slot.id)
+        match words.columns.as_slice() {
+            [one] => self.find([one[row]], words.null(row)),
+            [one, two] => self.find([one[row], two[row]], words.null(row)),
+            [one, two, three] => self.find([one[row], two[row], three[row]], words.null(row)),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    fn find<const N: usize>(&self, group: [u64; N], nulls: u32) -> Option<u32> {
+        let at = self.search(self.tag(group, nulls), group, nulls);
+        self.slots[at].number.checked_sub(1)
     }
 
     /// Bytes allocated.
     pub(super) const fn allocated_bytes(&self) -> usize {
         self.slots.capacity() * size_of::<Slot>()
+            + self.words.capacity() * size_of::<u64>()
+            + self.nulls.capacity() * size_of::<u32>()
     }
 
     /// Where a group is, or the free slot where it belongs.
     #[inline]
-    fn search(&self, spread: u64, is_same: impl Fn(&Slot) -> bool) -> usize {
+    fn search<const N: usize>(&self, tag: u32, group: [u64; N], nulls: u32) -> usize {
         let mask = self.slots.len() - 1;
-        let mut at = spread as usize & mask;
+        let mut at = tag as usize & mask;
         loop {
-            let slot = &self.slots[at];
-            if is_same(slot) || slot.mark == 0 {
+            let slot = self.slots[at];
+            let Some(number) = slot.number.checked_sub(1) else { return at };
+            if slot.tag == tag && self.is(number as usize, group, nulls) {
                 return at;
             }
             at = (at + 1) & mask;
         }
     }
 
-    /// Spreads the words of a group, without those of columns that it does not have.
+    /// Whether a group has these values.
     #[inline]
-    fn spread(&self, words: impl Iterator<Item = u64>, nulls: u32) -> u64 {
+    fn is<const N: usize>(&self, number: usize, group: [u64; N], nulls: u32) -> bool {
+        self.words[number * N..][..N] == group
+            && self.nulls.get(number).copied().unwrap_or_default() == nulls
+    }
+
+    fn add<const N: usize>(&mut self, at: usize, tag: u32, group: [u64; N], nulls: u32) {
+        self.words.extend_from_slice(&group);
+        if nulls > 0 {
+            self.nulls.resize(self.groups, 0);
+            self.nulls.push(nulls);
+        }
+        self.groups += 1;
+        self.slots[at] = Slot { tag, number: self.groups as u32 };
+        if self.groups * 2 > self.slots.len() {
+            self.grow();
+        }
+    }
+
+    /// Spreads the words of a group.
+    #[inline]
+    fn tag<const N: usize>(&self, group: [u64; N], nulls: u32) -> u32 {
         let folded = |word: u64| {
             let wide = u128::from(word) * SPREAD;
             (wide >> 64) as u64 ^ wide as u64
         };
-        words.fold(self.seed ^ u64::from(nulls), |spread, word| {
+        let spread = group.into_iter().fold(self.seed ^ u64::from(nulls), |spread, word| {
             folded(spread ^ word).rotate_left(29)
-        })
+        });
+        spread as u32
     }
 
     #[cold]
     fn grow(&mut self) {
-        let doubled = vec![Slot::default(); self.slots.len() * 2];
-        let old = std::mem::replace(&mut self.slots, doubled);
-        for slot in old.into_iter().filter(|slot| slot.mark > 0) {
-            let spread = self.spread(slot.words.into_iter().take(self.columns), slot.mark - 1);
-            let at = self.search(spread, |_| false);
-            self.slots[at] = slot;
+        let mut slots = vec![Slot::default(); self.slots.len() * 2];
+        let mask = slots.len() - 1;
+        for slot in self.slots.iter().filter(|slot| slot.number > 0) {
+            let mut at = slot.tag as usize & mask;
+            while slots[at].number > 0 {
+                at = (at + 1) & mask;
+            }
+            slots[at] = *slot;
         }
+        self.slots = slots;
     }
 }
 
 /// The columns of groups as words.
 pub(super) struct Words {
     columns: Vec<ScalarBuffer<u64>>,
-    /// By row: which columns are NULL, if any is.
+    /// By row: which columns are NULL, if any is; those words are 0.
     nulls: Option<Vec<u32>>,
 }
 
@@ -207,16 +233,6 @@ impl Words {
     #[inline]
     fn null(&self, row: usize) -> u32 {
         self.nulls.as_ref().map_or(0, |nulls| nulls[row])
-    }
-
-    /// The group of a row.
-    #[inline]
-    fn at(&self, row: usize) -> Packed {
-        let mut group = [0; COLUMNS_MAX];
-        for (word, column) in group.iter_mut().zip(&self.columns) {
-            *word = column[row];
-        }
-        (group, self.null(row))
     }
 }
 
@@ -260,7 +276,7 @@ mod tests {
                     prop_assert_eq!(table.get(&words, row), model.get(&group(own)).copied());
                 }
                 let (mut ids, mut fresh) = (Vec::new(), Vec::new());
-                table.number(&words, model.len() as u32, &mut ids, &mut fresh);
+                table.number(&words, &mut ids, &mut fresh);
                 let (mut expected, mut new) = (Vec::new(), Vec::new());
                 for (row, own) in (0..).zip(batch) {
                     let next = model.len() as u32;
@@ -281,15 +297,21 @@ mod tests {
             Arc::new(Date32Array::from(vec![Some(1), Some(2), None])),
         ];
         let words = Words::try_new(&columns).unwrap();
-        let groups = [0, 1, 2].map(|row| words.at(row));
-        assert_eq!(groups, [([0, 5, 1], 0), ([0, 6, 2], 1), ([u64::MAX, 7, 0], 4)]);
+        let groups = [0, 1, 2].map(|row| at(&words, row));
+        let expected = [(vec![0, 5, 1], 0), (vec![0, 6, 2], 1), (vec![u64::MAX, 7, 0], 4)];
+        assert_eq!(groups, expected);
         let sliced: Vec<ArrayRef> = columns.iter().map(|column| column.slice(1, 2)).collect();
         let sliced = Words::try_new(&sliced).unwrap();
-        assert_eq!([sliced.at(0), sliced.at(1)], groups[1..]);
+        assert_eq!([at(&sliced, 0), at(&sliced, 1)], groups[1..]);
         let large: ArrayRef = Arc::new(UInt64Array::from(vec![u64::MAX]));
-        assert_eq!(Words::try_new(&[large]).unwrap().at(0), ([u64::MAX, 0, 0], 0));
+        assert_eq!(at(&Words::try_new(&[large]).unwrap(), 0), (vec![u64::MAX], 0));
         let types: Vec<DataType> = columns.iter().map(|own| own.data_type().clone()).collect();
         assert!(PackedTable::takes(&types) && !PackedTable::takes(&[DataType::Float64]));
         assert!(!PackedTable::takes(&[]) && !PackedTable::takes(&[DataType::Utf8]));
+    }
+
+    /// The group of a row.
+    fn at(words: &Words, row: usize) -> (Vec<u64>, u32) {
+        (words.columns.iter().map(|column| column[row]).collect(), words.null(row))
     }
 }

@@ -145,6 +145,14 @@ impl<T: DecimalType + Send> Sums<T> {
     ) -> Result<()> {
         self.totals.resize(groups, T::Native::ZERO);
         self.seen.resize(groups, false);
+        if filter.is_none() && values.null_count() == 0 {
+            for (id, value) in ids.iter().zip(values.values()) {
+                let sum = self.totals[*id].add_checked(*value);
+                self.totals[*id] = sum.map_err(|_| self.overflow())?;
+                self.seen[*id] = true;
+            }
+            return Ok(());
+        }
         for (row, id) in ids.iter().enumerate() {
             let is_in = filter.is_none_or(|filter| filter.is_valid(row) && filter.value(row));
             if is_in && values.is_valid(row) {

@@ -1,5 +1,6 @@
 //! Where the windows of a group end.
 
+use super::near::instants;
 use crate::operator::time::to_micros;
 use crate::state::OPEN_END;
 use arrow::array::{Array, ArrayRef};
@@ -48,7 +49,18 @@ pub(super) fn ends(
 ) -> Result<Vec<i64>> {
     let mut ends = vec![OPEN_END; rows];
     for WindowColumn { column, step } in windows {
-        let starts = to_micros(&groups[column])?;
+        let column = &groups[column];
+        if let Some(all) = instants(column)
+            && let [first, rest @ ..] = &*all
+            && rest.iter().all(|own| own == first)
+        {
+            let end = step.end(to_micros(&column.slice(0, 1))?.value(0));
+            for own in &mut ends {
+                *own = (*own).min(end);
+            }
+            continue;
+        }
+        let starts = to_micros(column)?;
         let mut last: Option<(i64, i64)> = None;
         for (end, start) in ends.iter_mut().zip(starts.values()) {
             let own = match last {

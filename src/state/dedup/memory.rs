@@ -3,7 +3,7 @@
 use super::format::{decode, encode};
 use super::{Anchors, Verdict};
 use crate::state::{
-    EncodedState, EpochChanges, Joined, Judged, OperatorMemory, StateContent, StateError,
+    EncodedState, EpochChanges, Joined, Judged, OperatorMemory, StateContent, StateError, Unsaved,
 };
 use crate::types::{DedupOptions, EventTime, Position, StateFile, Watermark, Within};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
@@ -301,7 +301,7 @@ impl OperatorMemory for DedupMemory {
         let first = self.swept.fetch_add(SWEPT_SHARDS, Ordering::Relaxed);
         self.free((first..first + SWEPT_SHARDS).map(|shard| shard % DEDUP_SHARDS))?;
         let judged = std::mem::take(&mut *locked(&self.judged));
-        Ok(EpochChanges { added, judged, ..EpochChanges::default() })
+        Ok(EpochChanges { added: added.map(Unsaved::from), judged, ..EpochChanges::default() })
     }
 
     fn is_expired(&self, file: &StateFile, watermark: Watermark) -> bool {
@@ -433,9 +433,9 @@ mod tests {
         let first = memory.finish_epoch(None).unwrap();
         assert_eq!(first.judged[&0].rows_accepted, 2);
         assert_eq!(judge(&memory, &[(3, 5)]), [] as [u64; 0]);
-        let second = memory.finish_epoch(None).unwrap();
-        assert_eq!(second.added.as_ref().map(|file| file.entries), Some(1));
-        let files = [first.added, second.added].map(|own| own.unwrap().content.to_bytes().unwrap());
+        let second = memory.finish_epoch(None).unwrap().file();
+        assert_eq!(second.as_ref().map(|file| file.entries), Some(1));
+        let files = [first.file(), second].map(|own| own.unwrap().content.to_bytes().unwrap());
         let files = || files.iter().cloned().map(StateContent::from).collect();
         let merged = memory.merge(files(), Joined::All, None).unwrap().unwrap();
         for files in [files(), vec![merged.content]] {
@@ -496,7 +496,7 @@ mod tests {
         let held = memory.state_bytes();
         assert_eq!(pool.reserved() as u64, held);
         let late = Some(Watermark(EventTime(15)));
-        let added = memory.finish_epoch(late).unwrap().added.unwrap();
+        let added = memory.finish_epoch(late).unwrap().file().unwrap();
         for _ in 0..DEDUP_SHARDS / SWEPT_SHARDS {
             memory.finish_epoch(late).unwrap();
         }

@@ -7,7 +7,7 @@ use super::shard::{OPEN_END, next_end};
 use super::spill::{BLOCK_ROWS, SpillFile, SpillFiles};
 use super::{Aggregates, GroupRows, format};
 use crate::state::{
-    EncodedState, EpochChanges, Joined, Judged, OperatorMemory, StateContent, StateError,
+    EncodedState, EpochChanges, Joined, Judged, OperatorMemory, StateContent, StateError, Unsaved,
 };
 use crate::types::{RollupOptions, StateFile, Watermark};
 use arrow::compute::concat_batches;
@@ -314,7 +314,7 @@ impl OperatorMemory for RollupMemory {
         self.fit()?;
         let epoch = std::mem::take(&mut *locked(&self.epoch));
         Ok(EpochChanges {
-            added: format::encode(&changed)?,
+            added: (!changed.is_empty()).then(|| Unsaved::new(move || format::encode(&changed))),
             judged: epoch.judged,
             folded: Some(epoch.folded),
             entries_live: Some(self.keys_held()),

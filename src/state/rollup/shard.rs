@@ -25,6 +25,9 @@ pub const GROUP_COLUMNS: &str = "onefold.groups";
 /// The end of a group that has no window.
 pub const OPEN_END: i64 = i64::MAX;
 
+/// Rows whose searches overlap their cache misses.
+const SEARCH_ROWS: usize = 32;
+
 /// Chunks that a shard has at most before it is written anew.
 const CHUNKS_MAX: usize = 24;
 
@@ -106,23 +109,29 @@ impl Shard {
         let (mut known, mut known_ids) = (Vec::new(), Vec::new());
         let hashes = hashes_of(partials);
         self.places.warm(hashes.iter().copied())?;
-        for (row, hash) in hashes.into_iter().enumerate() {
-            let here = Place { chunk, row: firsts.len() as u32 };
-            match self.places.insert(hash, here)? {
-                Some(own) if own.chunk == chunk => {
-                    self.places.insert(hash, own)?;
-                    ids.push(own.row as usize);
-                    continue;
-                }
-                Some(own) => {
-                    known.push((own.chunk as usize, own.row as usize));
-                    known_ids.push(firsts.len());
-                }
-                None => {}
+        let mut touched = 0;
+        for (block, from) in hashes.chunks(SEARCH_ROWS).zip((0..).step_by(SEARCH_ROWS)) {
+            for hash in block {
+                touched ^= self.places.touch(*hash);
             }
-            ids.push(firsts.len());
-            firsts.push(row as u32);
+            for (hash, row) in block.iter().zip(from..) {
+                let here = Place { chunk, row: firsts.len() as u32 };
+                match self.places.insert_unless(*hash, here, |own| own.chunk == chunk)? {
+                    Some(own) if own.chunk == chunk => {
+                        ids.push(own.row as usize);
+                        continue;
+                    }
+                    Some(own) => {
+                        known.push((own.chunk as usize, own.row as usize));
+                        known_ids.push(firsts.len());
+                    }
+                    None => {}
+                }
+                ids.push(firsts.len());
+                firsts.push(row);
+            }
         }
+        std::hint::black_box(touched);
         let states = partials.num_columns() - aggregates.state_fields().len();
         let stored = self.gather(&known, states, aggregates)?;
         // The part with all groups comes first.

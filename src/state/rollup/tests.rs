@@ -124,7 +124,7 @@ pub(super) fn epoch(
     }
     let changes = memory.finish_epoch(Some(Watermark(EventTime(reaches)))).unwrap();
     let mut saved = Vec::new();
-    if let Some(added) = changes.added {
+    if let Some(added) = changes.file() {
         for batch in decode(&added.content).unwrap() {
             saved.extend(in_rows(&batch.unwrap().columns()[1..5]));
         }

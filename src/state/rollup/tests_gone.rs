@@ -139,9 +139,8 @@ fn epoch(
                 .extend((0..own.rows).map(|row| (groups.value(row), value(1, row), value(2, row))));
         }
     }
-    files.extend(
-        memory.finish_epoch(None).unwrap().added.map(|own| own.content.to_bytes().unwrap()),
-    );
+    let added = memory.finish_epoch(None).unwrap().file();
+    files.extend(added.map(|own| own.content.to_bytes().unwrap()));
     shown
 }
 

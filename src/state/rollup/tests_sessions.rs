@@ -184,7 +184,7 @@ fn epoch(memory: &RollupMemory, events: &[Event], reaches: i64, files: &mut File
         }
     }
     let changes = memory.finish_epoch(at).unwrap();
-    files.extend(changes.added.map(|own| own.content.to_bytes().unwrap()));
+    files.extend(changes.file().map(|own| own.content.to_bytes().unwrap()));
     there.sort();
     gone.sort();
     (there, gone)
