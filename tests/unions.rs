@@ -1,6 +1,6 @@
 //! The ledger of a pipeline that reads several sources: each row is counted where it came from.
 
-use crate::support::tables::{World, rows, run};
+use crate::support::tables::{World, refusal, rows, run};
 use onefold::prelude::*;
 use std::fmt::Write;
 use std::path::Path;
@@ -75,4 +75,33 @@ async fn rows_of_two_sources_are_counted_under_their_own() {
             assert_eq!(found, ["a 9 3 1 2 3", "b 8 3 1 0 4"], "{query}, {epoch_rows}");
         }
     }
+}
+
+/// A table keeps microseconds: windows of whole ones are kept as they are, from whichever branch.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn windows_of_every_branch_must_be_whole_microseconds() {
+    let context = World::new().session();
+    let script = "CREATE UNBOUNDED EXTERNAL TABLE a (user_id BIGINT, event_time TIMESTAMP)
+          STORED AS GENERATOR OPTIONS ('rows' '10');
+        CREATE UNBOUNDED EXTERNAL TABLE b (user_id BIGINT, event_time TIMESTAMP)
+          STORED AS GENERATOR OPTIONS ('rows' '10', 'seed' '2');
+        CREATE TABLE names AS SELECT 1 AS id;
+        CREATE EXTERNAL TABLE t (m TIMESTAMP NOT NULL, n BIGINT, PRIMARY KEY (m))
+          STORED AS DELTA LOCATION 'memory:///t'";
+    run(&context, script).await.unwrap();
+    let bins = |width: &str, from: &str| {
+        let at = "CAST(event_time AS TIMESTAMP(9))";
+        format!("SELECT date_bin(INTERVAL '{width}', {at}) AS m, user_id AS id FROM {from}")
+    };
+    let (second, tiny) = (bins("1 second", "a"), bins("10 nanoseconds", "b"));
+    let count = "SELECT e.m, count(*) FROM";
+    let joined = "JOIN names ON e.id = names.id GROUP BY e.m";
+    let united = format!("{count} ({second} UNION ALL {tiny}) AS e GROUP BY e.m");
+    for query in [united, format!("{count} ({tiny}) AS e {joined}")] {
+        let error = refusal(&context, &format!("EXPLAIN INSERT INTO t {query}")).await;
+        assert!(error.contains("can make two groups one"), "{query}: {error}");
+    }
+    run(&context, &format!("EXPLAIN INSERT INTO t {count} ({second}) AS e {joined}"))
+        .await
+        .unwrap();
 }

@@ -4,7 +4,7 @@
 use super::nulls::{column, group_of};
 use super::positions::as_dedup;
 use arrow::datatypes::{DataType, TimeUnit};
-use datafusion::common::ScalarValue;
+use datafusion::common::{Column, ScalarValue};
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
 
 /// Whether nothing of `expr`, over the columns that `plan` shows, is cut off in a table.
@@ -48,6 +48,15 @@ fn is_column_kept_whole(plan: &LogicalPlan, index: usize) -> bool {
             group_of(aggregate, index).is_some_and(|group| is_kept_whole(&aggregate.input, group))
         }
         LogicalPlan::Extension(_) => as_dedup(plan).is_some_and(|node| same(&node.input)),
+        LogicalPlan::Union(union) => union.inputs.iter().all(|input| same(input)),
+        LogicalPlan::Join(join) => {
+            let own = Expr::Column(Column::from(plan.schema().qualified_field(index)));
+            let has_it = |side: &&LogicalPlan| {
+                own.column_refs().iter().all(|own| side.schema().has_column(own))
+            };
+            let mut sides = [join.left.as_ref(), join.right.as_ref()].into_iter();
+            sides.find(has_it).is_some_and(|side| is_kept_whole(side, &own))
+        }
         _ => false,
     }
 }
