@@ -134,7 +134,8 @@ fn summary(
     row("+ malformed", status.rows_malformed, String::new())?;
     let speed = HumanCount(rate(status.rows_in, spent));
     let (written, took) = (HumanBytes(status.bytes_written), HumanDuration(spent));
-    writeln!(out, "  {} epochs in {took}, {speed} rows/s, {written} written", status.epochs)?;
+    let epochs = if status.epochs == 1 { "epoch" } else { "epochs" };
+    writeln!(out, "  {} {epochs} in {took}, {speed} rows/s, {written} written", status.epochs)?;
     let location = pipeline.location();
     let location = location.strip_prefix("file://").unwrap_or(location);
     let create = format!("CREATE EXTERNAL TABLE {table} STORED AS DELTA LOCATION '{location}'");
