@@ -3,6 +3,7 @@
 #![allow(clippy::future_not_send, reason = "tests run on one thread")]
 
 mod aggregates;
+mod bounds;
 mod checks;
 mod cli;
 mod crash;

@@ -4,6 +4,7 @@ use super::DeltaError;
 use super::apply::{Vectors, busy};
 use super::ledger::RACES_MAX;
 use super::log::Change;
+use super::metadata::with_times;
 use super::schema::{normalise, to_kernel};
 use super::table::{DeltaSettings, DeltaTable, Writer};
 use arrow::datatypes::{Field, Schema, SchemaRef};
@@ -43,7 +44,12 @@ impl DeltaTable {
         for _ in 0..RACES_MAX {
             self.catch_up(&mut writer).await?;
             self.prepare(&mut writer).await?;
-            let change = Change { schema: changes.clone(), ..Change::default() };
+            let raw = with_times(&writer.snapshot, &changes)?;
+            let change = if raw.is_empty() {
+                Change { schema: changes.clone(), ..Change::default() }
+            } else {
+                Change { raw, operation: Some("ADD COLUMNS"), ..Change::default() }
+            };
             if self.send(&mut writer, change, &Vectors::new()).await? {
                 return self.altered(writer, settings).await;
             }

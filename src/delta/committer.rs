@@ -13,6 +13,7 @@
 use super::actions::Actions;
 use super::actions::Descriptor;
 use super::log::Change;
+use super::stats::widened;
 use crate::store::Location;
 use crate::types::Clock;
 use bytes::Bytes;
@@ -133,6 +134,8 @@ impl OnceCommitter {
 struct Named<'a> {
     #[serde(borrow)]
     path: Cow<'a, str>,
+    #[serde(borrow)]
+    stats: Option<Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]
@@ -170,7 +173,7 @@ fn tidy(json: &[u8], now_ms: i64, add_vectors: &HashMap<String, Descriptor>) -> 
             masked += 1;
             tidied.extend_from_slice(ADD);
             tidied.extend_from_slice(format!("\"deletionVector\":{vector},").as_bytes());
-            tidied.extend_from_slice(&line[ADD.len()..]);
+            tidied.extend_from_slice(&with_wide_bounds(&line[ADD.len()..], named.as_ref()));
             continue;
         }
         let is_remove = named.as_ref().is_some_and(|line| line.remove.is_some());
@@ -185,6 +188,17 @@ fn tidy(json: &[u8], now_ms: i64, add_vectors: &HashMap<String, Descriptor>) -> 
         tidied.extend_from_slice(&line[field.end..]);
     }
     (masked == add_vectors.len()).then_some(tidied)
+}
+
+/// What follows in a line that adds a file: its bounds are those of rows that are masked, too.
+fn with_wide_bounds<'a>(rest: &'a [u8], named: Option<&NamedLine<'_>>) -> Cow<'a, [u8]> {
+    let stats = named.and_then(|line| line.add.as_ref()?.stats.as_deref());
+    let text = |stats: &str| serde_json::to_string(stats).ok();
+    let parts = stats.and_then(|stats| Some((text(stats)?, text(&widened(stats))?)));
+    match (parts, std::str::from_utf8(rest)) {
+        (Some((tight, wide)), Ok(rest)) => Cow::Owned(rest.replacen(&tight, &wide, 1).into_bytes()),
+        _ => Cow::Borrowed(rest),
+    }
 }
 
 fn named(line: &[u8]) -> Option<NamedLine<'_>> {
@@ -270,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_new_file_gets_its_vector_or_nothing_is_sent() {
-        let line = br#"{"add":{"path":"p=1/a","size":3,"modificationTime":4}}"#;
+        let line = br#"{"add":{"path":"p=1/a","size":3,"modificationTime":4,"stats":"{\"numRecords\":3,\"minValues\":{\"x\":119.57142857142857},\"tightBounds\":true}"}}"#;
         let vector = Descriptor {
             storage_type: "u".to_owned(),
             path_or_inline_dv: "x".to_owned(),
@@ -282,6 +296,8 @@ mod tests {
         let added = tidy(line, 21, &of("p=1/a")).unwrap();
         let added = Actions::parse(1, &added).unwrap().adds;
         assert_eq!(added[0].deletion_vector.as_ref(), Some(&vector));
+        let wide = r#"{"numRecords":3,"minValues":{"x":119.57142857142857},"tightBounds":false}"#;
+        assert_eq!(added[0].stats.as_deref(), Some(wide));
         assert_eq!(tidy(line, 21, &of("p=1/b")), None);
     }
 }

@@ -8,20 +8,16 @@ use super::files::LiveFile;
 use super::kernel::{Kernel, kernel_for, runtime};
 use super::partition::{Values, scalar_of};
 use super::scan_rows::{adds_of, scan_rows};
-use super::schema::{kernel_field, to_kernel};
-use super::stage::{StagedFile, join, threads};
+use super::schema::kernel_field;
+use super::stage::{StagedFile, join};
+use super::stats::{statistics, widened};
 use super::upload::Upload;
 use crate::commit::{CommitError, RowsChanged};
 use crate::store::Location;
 use crate::types::Clock;
-use arrow::array::StructArray;
-use arrow::array::cast::AsArray;
-use arrow::datatypes::Schema;
-use arrow::record_batch::RecordBatch;
 use datafusion::common::runtime::SpawnedTask;
 use delta_kernel::actions::deletion_vector::{DeletionVectorDescriptor, DeletionVectorStorageType};
 use delta_kernel::engine::arrow_data::EngineDataArrowExt;
-use delta_kernel::engine::arrow_expression::evaluate_expression::to_json;
 use delta_kernel::expressions::ColumnName;
 use delta_kernel::schema::StructType;
 use delta_kernel::snapshot::{Snapshot, SnapshotRef};
@@ -33,8 +29,8 @@ use delta_kernel::transaction::{
 use delta_kernel::{FileMeta, KernelError};
 use delta_kernel_default_engine::build_add_file_metadata;
 use delta_kernel_default_engine::parquet::DataFileMetadata;
-use delta_kernel_default_engine::stats::collect_stats;
 use object_store::{Error, ObjectStoreExt};
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,9 +39,6 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 /// Names and configurations.
 pub(super) type Domains = Vec<(String, String)>;
-
-/// Columns of which a file has statistics, as is Delta's default.
-const STATS_COLUMNS: usize = 32;
 
 /// Checksums that are written beside commits before one of them is waited for.
 const CHECKSUMS_MAX: usize = 4;
@@ -469,10 +462,12 @@ fn send(
             vectors.insert(file.path.clone(), kernel_descriptor(descriptor)?);
             rows.push(Arc::clone(file));
         }
-        transaction.update_deletion_vectors(vectors, std::iter::once(scan_rows(&rows)))?;
+        // The kernel would read the bounds as numbers to say that they are wide.
+        let masked = scan_rows(&rows, |file| widened(&file.stats));
+        transaction.update_deletion_vectors(vectors, std::iter::once(masked))?;
     }
     if !change.removes.is_empty() {
-        transaction.remove_files(scan_rows(&change.removes)?);
+        transaction.remove_files(scan_rows(&change.removes, |file| Cow::Borrowed(&file.stats))?);
     }
     Ok(match transaction.commit(kernel.as_ref())? {
         CommitResult::Committed(done) => {
@@ -503,39 +498,6 @@ fn bind(
         values.insert(name.clone(), scalar_of(value.as_deref(), field.data_type())?);
     }
     Ok(builder.with_partition_values(values).build()?)
-}
-
-/// The statistics of each file; large files are looked through side by side.
-fn statistics(
-    files: &[Arc<StagedFile>],
-    (columns, schema): (&[ColumnName], Arc<StructType>),
-) -> Vec<Result<StructArray, KernelError>> {
-    let of = |file: &StagedFile| collect_stats(&file.rows, columns, &schema);
-    if files.len() < 2 {
-        return files.iter().map(|file| of(file)).collect();
-    }
-    let share = files.len().div_ceil(threads());
-    std::thread::scope(|scope| {
-        let mut tasks = Vec::with_capacity(files.len());
-        for files in files.chunks(share) {
-            tasks.push(scope.spawn(|| files.iter().map(|file| of(file)).collect::<Vec<_>>()));
-        }
-        let joined = tasks.into_iter().flat_map(|task| match task.join() {
-            Ok(own) => own,
-            Err(panic) => std::panic::resume_unwind(panic),
-        });
-        joined.collect()
-    })
-}
-
-/// The statistics of `rows`, which are a file of a table with the columns of `schema`, as the log
-/// keeps them.
-pub(super) fn stats_of(rows: &RecordBatch, schema: &Schema) -> Result<String, DeltaError> {
-    let names = schema.fields().iter().take(STATS_COLUMNS);
-    let columns: Vec<ColumnName> = names.map(|own| ColumnName::new([own.name()])).collect();
-    let stats = collect_stats(rows, &columns, &to_kernel(schema)?)?;
-    let json = to_json(&stats)?;
-    Ok(json.as_string::<i32>().value(0).to_owned())
 }
 
 fn kernel_descriptor(own: &Descriptor) -> Result<DeletionVectorDescriptor, DeltaError> {

@@ -1,9 +1,11 @@
 //! What the log says of a table as a whole: its schema and its properties.
 
 use super::DeltaError;
+use super::alter::SchemaChange;
 use super::schema::kernel_field;
 use arrow::datatypes::Schema;
 use delta_kernel::snapshot::SnapshotRef;
+use delta_kernel::table_features::TableFeature;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -69,6 +71,50 @@ pub(super) fn with_types(snapshot: &SnapshotRef, schema: &Schema) -> Result<Stri
     }
     metadata["schemaString"] = columns.to_string().into();
     Ok(line(&metadata))
+}
+
+/// The actions, as lines of JSON, that add columns of a type which a table says that it has, and make
+/// the other `changes`; none if there is no such column, or the table says so already.
+pub(super) fn with_times(
+    snapshot: &SnapshotRef,
+    changes: &[SchemaChange],
+) -> Result<Vec<String>, DeltaError> {
+    let configuration = snapshot.table_configuration();
+    let unread = |error: serde_json::Error| DeltaError::Damaged {
+        reason: format!("the table's description is no JSON: {error}"),
+    };
+    let mut metadata = metadata_of(snapshot)?;
+    let text = metadata["schemaString"].as_str().unwrap_or_default();
+    let mut columns: Value = serde_json::from_str(text).map_err(unread)?;
+    let mut is_new = false;
+    for change in changes {
+        let fields = columns["fields"].as_array_mut().into_iter();
+        match change {
+            SchemaChange::Add(field) => {
+                let described = serde_json::to_value(kernel_field(field)?).map_err(unread)?;
+                is_new |= described["type"].to_string().contains("\"timestamp_ntz\"");
+                fields.for_each(|fields| fields.push(described.clone()));
+            }
+            SchemaChange::DropNotNull(name) => {
+                let mut own = fields.flatten();
+                if let Some(field) = own.find(|field| field["name"] == name.as_str()) {
+                    field["nullable"] = true.into();
+                }
+            }
+        }
+    }
+    if !is_new || configuration.is_feature_supported(&TableFeature::TimestampWithoutTimezone) {
+        return Ok(Vec::new());
+    }
+    metadata["schemaString"] = columns.to_string().into();
+    let mut protocol = serde_json::to_value(configuration.protocol()).map_err(unread)?;
+    for features in ["readerFeatures", "writerFeatures"] {
+        let features = protocol[features].as_array_mut().ok_or_else(|| DeltaError::Damaged {
+            reason: format!("its protocol has no {features}"),
+        })?;
+        features.push("timestampNtz".into());
+    }
+    Ok(vec![json!({ "protocol": protocol }).to_string(), line(&metadata)])
 }
 
 fn metadata_of(snapshot: &SnapshotRef) -> Result<Value, DeltaError> {

@@ -74,6 +74,7 @@ mod sequence;
 mod sink;
 mod slot;
 mod stage;
+mod stats;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -15,10 +15,14 @@ use arrow::record_batch::RecordBatch;
 use delta_kernel::engine::arrow_conversion::TryIntoArrow;
 use delta_kernel::engine::arrow_data::ArrowEngineData;
 use delta_kernel::{FilteredEngineData, KernelError};
+use std::borrow::Cow;
 use std::sync::Arc;
 
-/// Rows as a scan of the log would give them, from our own memory.
-pub(super) fn scan_rows(files: &[Arc<LiveFile>]) -> Result<FilteredEngineData, KernelError> {
+/// Rows as a scan of the log would give them, from our own memory, with these statistics.
+pub(super) fn scan_rows(
+    files: &[Arc<LiveFile>],
+    stats: fn(&LiveFile) -> Cow<'_, str>,
+) -> Result<FilteredEngineData, KernelError> {
     let schema: Schema = delta_kernel::scan::scan_row_schema().as_ref().try_into_arrow()?;
     let schema = Arc::new(schema);
     let vector = |file: &LiveFile| file.vector.as_ref().map(|(descriptor, _)| descriptor.clone());
@@ -70,7 +74,7 @@ pub(super) fn scan_rows(files: &[Arc<LiveFile>]) -> Result<FilteredEngineData, K
         Arc::new(StringArray::from_iter_values(files.iter().map(|file| file.path.as_str()))),
         Arc::new(Int64Array::from_iter_values(files.iter().map(|file| file.size_bytes))),
         Arc::new(Int64Array::from_iter_values(files.iter().map(|file| file.modified_ms))),
-        Arc::new(StringArray::from_iter_values(files.iter().map(|file| file.stats.as_str()))),
+        Arc::new(StringArray::from_iter_values(files.iter().map(|file| stats(file)))),
         Arc::new(vector_column),
         Arc::new(StructArray::try_new(constant_fields, constants, None)?),
     ];
