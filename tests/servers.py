@@ -159,6 +159,50 @@ def every_partition(folder):
     print("delta-rs and DuckDB read partitions of every type")
 
 
+BOUNDS = {
+    "DOUBLE": ["119.57142857142857", "-0.0", "0.0", "1e300"],
+    "REAL": ["61.25", "-0.0", "0.0"],
+    "DECIMAL(38, 10)": ["1234567890123456789012345678.0000000003", "-0.0000000001"],
+    "DECIMAL(18, 2)": ["1234567890123456.79"],
+    "BIGINT": ["9007199254740993", "-9223372036854775808"],
+    "DATE": ["9999-12-31", "0001-01-01"],
+    "TIMESTAMP": ["2024-05-01 00:00:00.000001", "1969-12-31 23:59:59.999999"],
+    "VARCHAR": ["x" * 33, "", "it''s 100 %"],
+    "BOOLEAN": ["true", "false"],
+}
+
+
+def every_bound(folder):
+    """The greatest value of a file, and the least one, is found in it, also behind a vector."""
+    from deltalake import DeltaTable, QueryBuilder
+    import pyarrow
+    connection, lost = duckdb_delta(), []
+    for number, (kind, texts) in enumerate(BOUNDS.items()):
+        location = os.path.join(folder, f"bounds{number}")
+        rows = [f"({2 * n}, '{text}'), ({2 * n + 1}, '{text}')" for n, text in enumerate(texts)]
+        inserts = ";".join(f"INSERT INTO t VALUES {row}" for row in rows)
+        onefold("sql", "-c", f"""CREATE EXTERNAL TABLE t (k BIGINT NOT NULL, v {kind},
+            PRIMARY KEY (k)) STORED AS DELTA LOCATION '{location}'; {inserts};
+            DELETE FROM t WHERE k % 2 = 1""")
+        for version in (len(texts), len(texts) + 1):  # without vectors, and with them
+            table = DeltaTable(location, version=version)
+            for text in texts:
+                for sign in ("=", ">=", "<="):
+                    where = f"v {sign} CAST('{text}' AS {kind})"
+                    plan = QueryBuilder().register("t", table)
+                    read = plan.execute(f"SELECT k FROM t WHERE {where}").read_all()
+                    scan = f"delta_scan('{location}', version => {version})"
+                    every = f"SELECT k, {where} FROM {scan}"  # nothing is passed over
+                    wanted = {k for k, is_true in connection.execute(every).fetchall() if is_true}
+                    found = connection.execute(f"SELECT k FROM {scan} WHERE {where}").fetchall()
+                    if set(pyarrow.table(read).column("k").to_pylist()) != wanted:
+                        lost.append(("delta-rs", version, where))
+                    if {k for k, in found} != wanted:
+                        lost.append(("DuckDB", version, where))
+    assert not lost, "\n".join(map(str, lost))
+    print(f"delta-rs and DuckDB find the bounds of files of {len(BOUNDS)} types")
+
+
 def s3(folder):
     port = free_port()
     endpoint = f"http://127.0.0.1:{port}"
@@ -289,3 +333,5 @@ with tempfile.TemporaryDirectory() as scratch:
     s3(scratch)
 with tempfile.TemporaryDirectory() as scratch:
     careless(scratch)
+with tempfile.TemporaryDirectory() as scratch:
+    every_bound(scratch)
