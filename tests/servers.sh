@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The program over HTTP against moto's S3, and its table read by delta-rs and DuckDB, row for row.
+# The program over HTTP against moto's S3, and its tables read by delta-rs and DuckDB, row for row.
 # usage: tests/servers.sh PROGRAM     (needs python3 with venv, and PyPI)
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,4 +14,5 @@ if [ ! -f "$venv/ready-1" ]; then
     duckdb==1.5.5 duckdb-extension-delta==1.5.5 duckdb-extensions==1.5.5
   touch "$venv/ready-1"
 fi
+"$venv/bin/python" tests/readers.py "$program"
 exec "$venv/bin/python" tests/servers.py "$program" "$venv/bin/moto_server"
