@@ -105,10 +105,12 @@ fn programs_that_change_a_table_say_nothing_and_leave_a_checksum_for_every_versi
         "MERGE INTO t USING (SELECT 1 AS k) AS s ON t.k = s.k WHEN MATCHED THEN DELETE",
         "OPTIMIZE t",
         "RESTORE t TO VERSION AS OF 1",
+        "RESTORE t TO VERSION AS OF 1", // whose files are there already
         "ALTER TABLE t ADD COLUMN w BIGINT; INSERT INTO t VALUES (5, 5, 5)",
         "ALTER TABLE t ALTER COLUMN v TYPE BIGINT; ALTER TABLE t ADD CONSTRAINT c CHECK (v > 0)",
         "TRUNCATE TABLE t",
         "INSERT INTO t VALUES (6, 6, 6)",
+        "ALTER TABLE t ADD COLUMN x TIMESTAMP; INSERT INTO t VALUES (7, 7, 7, NULL)",
     ];
     for (round, statement) in statements.iter().enumerate() {
         let text_of = format!("{}; {statement}", if round == 0 { &create } else { &open });

@@ -193,7 +193,8 @@ impl DeltaLog {
         let committer = self.committer().with_change(Arc::clone(&change));
         let url = self.location.url.clone();
         // Else the kernel cannot tell its checksum, but from a checkpoint of it.
-        let is_plain = change.raw.is_empty() && change.schema.is_empty();
+        let is_named = change.operation.is_some();
+        let is_plain = change.raw.is_empty() && change.schema.is_empty() && !is_named;
         self.blocking(move || {
             let sent = send(&snapshot, &kernel, &change, &committer);
             let sent = sent.map_err(|error| match error {
