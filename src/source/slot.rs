@@ -4,31 +4,15 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::stats::Statistics;
-use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::config::ConfigOptions;
 use datafusion::datasource::memory::MemorySourceConfig;
-use datafusion::datasource::source::{DataSource, DataSourceExec, OpenArgs};
 use datafusion::error::Result;
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, TableType};
-use datafusion::physical_expr::projection::ProjectionExprs;
-use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
-use datafusion::physical_plan::execution_plan::SchedulingType;
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayFormatType, ExecutionPlan};
-use std::any::Any;
-use std::collections::VecDeque;
-use std::fmt;
+use datafusion::physical_plan::ExecutionPlan;
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// Rows for which another partition is not worth it.
-const PARTITION_ROWS_MIN: usize = 4096;
 
 /// Holds the rows of one epoch, hidden columns last, in the order of their positions.
 ///
-/// A scan hands out what the slot holds when it is planned, batch by batch to whichever partition
-/// asks next: none is left alone with rows while others have nothing to do.
+/// A scan hands out what the slot holds when it is planned, in contiguous runs.
 #[derive(Debug)]
 pub struct EpochSlot {
     schema: SchemaRef,
@@ -67,178 +51,64 @@ impl TableProvider for EpochSlot {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let config = state.config();
-        let total: usize = rows.iter().map(RecordBatch::num_rows).sum();
-        let worthwhile = total.div_ceil(PARTITION_ROWS_MIN.min(config.batch_size()));
-        let partitions = config.target_partitions().min(worthwhile).max(1);
-        let (schema, projection) = (Arc::clone(&self.schema), projection.cloned());
-        let rows = [cut(&rows, config.batch_size())];
-        let whole = MemorySourceConfig::try_new(&rows, schema, projection.clone())?;
-        let [rows] = rows;
-        let source = EpochRows { rows, projection, partitions, whole };
-        Ok(DataSourceExec::from_data_source(source))
+        let runs = split(&rows, config.target_partitions(), config.batch_size());
+        let schema = Arc::clone(&self.schema);
+        Ok(MemorySourceConfig::try_new_exec(&runs, schema, projection.cloned())?)
     }
 }
 
-/// The rows of an epoch as a source of its plan.
-#[derive(Debug)]
-struct EpochRows {
-    rows: Vec<RecordBatch>,
-    projection: Option<Vec<usize>>,
-    partitions: usize,
-    /// The same as one partition; what it says of itself holds for all.
-    whole: MemorySourceConfig,
-}
-
-/// Rows that no partition has taken yet.
-type Rest = Mutex<VecDeque<RecordBatch>>;
-
-impl EpochRows {
-    fn stream(&self, rest: Arc<Rest>) -> SendableRecordBatchStream {
-        let projection = self.projection.clone();
-        let next = move || {
-            let batch = rest.lock().unwrap_or_else(PoisonError::into_inner).pop_front()?;
-            Some(match &projection {
-                Some(columns) => batch.project(columns).map_err(Into::into),
-                None => Ok(batch),
-            })
-        };
-        let schema = Arc::clone(self.whole.eq_properties().schema());
-        let rows = futures::stream::iter(std::iter::from_fn(next));
-        Box::pin(RecordBatchStreamAdapter::new(schema, rows))
-    }
-}
-
-impl DataSource for EpochRows {
-    fn create_sibling_state(&self, _: &ConfigOptions) -> Option<Arc<dyn Any + Send + Sync>> {
-        let rest: Rest = Mutex::new(self.rows.iter().cloned().collect());
-        Some(Arc::new(rest))
-    }
-
-    fn open_with_args(&self, args: OpenArgs) -> Result<SendableRecordBatchStream> {
-        let shared = args.sibling_state.and_then(|shared| shared.downcast::<Rest>().ok());
-        match shared {
-            Some(rest) => Ok(self.stream(rest)),
-            None => self.open(args.partition, args.context),
+/// Cuts `rows` into at most `runs` contiguous runs of about the same length, and those into
+/// batches of at most `batch_rows`.
+fn split(rows: &[RecordBatch], runs: usize, batch_rows: usize) -> Vec<Vec<RecordBatch>> {
+    let total: usize = rows.iter().map(RecordBatch::num_rows).sum();
+    let per_run = total.div_ceil(runs.max(1)).max(batch_rows.min(4096)).max(1);
+    let mut cut = vec![Vec::new()];
+    let mut in_run = 0;
+    for batch in rows {
+        let mut from = 0;
+        while from < batch.num_rows() {
+            if in_run == per_run {
+                cut.push(Vec::new());
+                in_run = 0;
+            }
+            let length = (batch.num_rows() - from).min(per_run - in_run).min(batch_rows.max(1));
+            if let Some(run) = cut.last_mut() {
+                run.push(batch.slice(from, length));
+            }
+            from += length;
+            in_run += length;
         }
     }
-
-    fn open(&self, partition: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let own = self.rows.iter().skip(partition).step_by(self.partitions);
-        Ok(self.stream(Arc::new(Mutex::new(own.cloned().collect()))))
-    }
-
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "epoch, partitions={}", self.partitions)
-    }
-
-    fn output_partitioning(&self) -> Partitioning {
-        Partitioning::UnknownPartitioning(self.partitions)
-    }
-
-    fn eq_properties(&self) -> EquivalenceProperties {
-        self.whole.eq_properties()
-    }
-
-    fn scheduling_type(&self) -> SchedulingType {
-        self.whole.scheduling_type()
-    }
-
-    fn partition_statistics(&self, partition: Option<usize>) -> Result<Arc<Statistics>> {
-        match partition {
-            Some(_) => Ok(Arc::new(Statistics::new_unknown(self.eq_properties().schema()))),
-            None => self.whole.partition_statistics(None),
-        }
-    }
-
-    fn with_fetch(&self, _: Option<usize>) -> Option<Arc<dyn DataSource>> {
-        None
-    }
-
-    fn fetch(&self) -> Option<usize> {
-        None
-    }
-
-    fn try_swapping_with_projection(
-        &self,
-        _: &ProjectionExprs,
-    ) -> Result<Option<Arc<dyn DataSource>>> {
-        Ok(None)
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-}
-
-/// Cuts `rows` into batches of at most `batch_rows`.
-fn cut(rows: &[RecordBatch], batch_rows: usize) -> Vec<RecordBatch> {
-    let slices = |batch: &RecordBatch| {
-        let (batch, rows) = (batch.clone(), batch.num_rows());
-        let starts = (0..rows).step_by(batch_rows.max(1));
-        starts.map(move |from| batch.slice(from, batch_rows.max(1).min(rows - from)))
-    };
-    rows.iter().flat_map(slices).collect()
+    cut
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::cast::AsArray;
-    use arrow::array::types::Int64Type;
-    use arrow::array::{ArrayRef, Int64Array};
-    use datafusion::execution::context::SessionContext;
-    use datafusion::physical_plan::ExecutionPlanProperties;
-    use datafusion::prelude::SessionConfig;
-    use futures::TryStreamExt;
+    use arrow::array::Int64Array;
 
-    fn slot(lengths: &[i64]) -> EpochSlot {
-        let mut next = 0;
-        let mut batch = |length: &i64| {
-            let column: ArrayRef = Arc::new(Int64Array::from_iter_values(next..next + length));
-            next += length;
-            RecordBatch::try_from_iter([("m", Arc::clone(&column)), ("n", column)]).unwrap()
-        };
-        let batches: Vec<RecordBatch> = lengths.iter().map(&mut batch).collect();
-        let slot = EpochSlot::new(batch(&0).schema());
-        slot.fill(batches);
-        slot
-    }
-
-    fn numbers(batches: &[RecordBatch]) -> Vec<i64> {
-        let values = batches.iter().map(|own| own.column(0).as_primitive::<Int64Type>().values());
-        values.flatten().copied().collect()
-    }
-
-    #[tokio::test]
-    async fn each_batch_goes_to_one_partition_whichever_asks_first() {
-        let config = SessionConfig::new().with_target_partitions(2).with_batch_size(100);
-        let context = SessionContext::new_with_config(config);
-        let slot = slot(&[3, 9_997, 1]);
-        let plan = slot.scan(&context.state(), Some(&vec![1]), &[], None).await.unwrap();
-        assert_eq!(plan.output_partitioning().partition_count(), 2);
-        let open = |partition| plan.execute(partition, context.task_ctx()).unwrap();
-        let (mut first, second) = (open(0), open(1));
-        let taken = first.try_next().await.unwrap().unwrap();
-        assert_eq!(numbers(std::slice::from_ref(&taken)), [0, 1, 2]);
-        let rest: Vec<RecordBatch> = second.try_collect().await.unwrap();
-        assert!(first.try_next().await.unwrap().is_none(), "the other took what was left");
-        assert!(rest.iter().all(|batch| batch.num_rows() <= 100 && batch.num_columns() == 1));
-        assert_eq!(numbers(&rest), (3..10_001).collect::<Vec<i64>>());
-    }
-
-    #[tokio::test]
-    async fn few_rows_are_one_partition_and_may_be_read_again_by_another_plan() {
-        let context = SessionContext::new();
-        let slot = slot(&[10, 20]);
-        for _ in 0..2 {
-            let plan = slot.scan(&context.state(), None, &[], None).await.unwrap();
-            assert_eq!(plan.output_partitioning().partition_count(), 1);
-            let stream = plan.execute(0, context.task_ctx()).unwrap();
-            let all: Vec<RecordBatch> = stream.try_collect().await.unwrap();
-            assert_eq!(numbers(&all), (0..30).collect::<Vec<i64>>());
+    #[test]
+    fn rows_are_cut_into_contiguous_runs_and_none_is_lost() {
+        let column = |range| Arc::new(Int64Array::from_iter_values(range)) as _;
+        let batch = |range| RecordBatch::try_from_iter([("n", column(range))]).unwrap();
+        let rows = [batch(0..3), batch(3..10_000), batch(10_000..10_001)];
+        for (runs, batch_rows) in [(1, 8192), (2, 100), (4, 7), (3, 100_000)] {
+            let cut = split(&rows, runs, batch_rows);
+            assert!(cut.len() <= runs);
+            let mut next = 0;
+            for batch in cut.iter().flatten() {
+                assert!(batch.num_rows() <= batch_rows);
+                let expected = self::batch(batch, next);
+                assert_eq!(*batch, expected);
+                next += batch.num_rows() as i64;
+            }
+            assert_eq!(next, 10_001);
         }
+        assert_eq!(split(&[], 4, 10), [Vec::new()]);
+    }
+
+    fn batch(like: &RecordBatch, from: i64) -> RecordBatch {
+        let column = Int64Array::from_iter_values(from..from + like.num_rows() as i64);
+        RecordBatch::try_from_iter([("n", Arc::new(column) as _)]).unwrap()
     }
 }
