@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 async fn statistics(world: &World) -> BTreeMap<String, Vec<String>> {
     let log = Path::from("t/_delta_log");
     let mut commits: Vec<_> = world.store.list(Some(&log)).try_collect().await.unwrap();
-    commits.retain(|own| own.location.as_ref().ends_with(".json"));
+    commits.retain(|own| own.location.extension() == Some("json"));
     commits.sort_by(|one, two| one.location.cmp(&two.location));
     let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for commit in commits {
