@@ -104,7 +104,7 @@ async fn rows_without_duplicates_are_folded_where_they_are_before_their_groups_a
     let plan: Vec<String> =
         text.lines().map(|line| line.split('|').nth(2).unwrap_or("").to_owned()).collect();
     let global = position(&plan, "GlobalRollupExec: ");
-    let order = ["Hash([__onefold_shard@", "LocalRollupExec: ", "DedupEpochExec: "];
+    let order = ["ShardExchangeExec: ", "LocalRollupExec: ", "DedupEpochExec: "];
     for (line, expected) in plan[global + 1..].iter().zip(order) {
         assert!(line.contains(expected), "{expected} in {plan:#?}");
     }

@@ -14,8 +14,8 @@ pub use dedup::{
 };
 pub use rollup::{
     GlobalRollupExec, GroupingSet, HopColumn, LocalRollupExec, RollupExpressions, RollupMemories,
-    WindowColumn, WindowStep, exact_float, exact_sum, float_extreme, has_exact_sum,
-    plan_epoch_rollup, signed_sum,
+    ShardExchangeExec, WindowColumn, WindowStep, exact_float, exact_sum, float_extreme,
+    has_exact_sum, plan_epoch_rollup, signed_sum,
 };
 pub use sketch::{sketch_aggregates, sketch_functions};
 pub use time::in_units;

@@ -90,7 +90,8 @@ fn plan_rollup(
     let memories = session.config().get_extension::<RollupMemories>().unwrap_or_default();
     let memory = memories.find(&node.operator)?;
     let output = Arc::clone(node.schema.inner());
-    plan_epoch_rollup(input, expressions, node.options, output, memory)
+    let partitions = session.config().target_partitions();
+    plan_epoch_rollup(input, expressions, node.options, output, memory, partitions)
 }
 
 /// DataFusion's default planner with ours inside.

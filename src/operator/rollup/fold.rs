@@ -10,6 +10,7 @@
 //! a key that has most of the rows it may grow to [`GROUPS_MAX`] first.
 
 use super::packed::{BLOCK_ROWS, PackedTable, Words};
+use super::quick::quickened;
 use super::shape::RollupShape;
 use crate::key::{Entry, KeyTable};
 use crate::state::FIXED_COLUMNS;
@@ -61,7 +62,8 @@ pub(super) struct Fold {
 }
 
 impl Fold {
-    pub(super) fn new(shape: &Arc<RollupShape>) -> Result<Self> {
+    /// Without groups. Of their columns some are `rising`: windows, which change seldom.
+    pub(super) fn new(shape: &Arc<RollupShape>, rising: &[bool]) -> Result<Self> {
         let expected = shape.memory.groups_expected();
         let columns = FIXED_COLUMNS..FIXED_COLUMNS + shape.group_columns();
         let types = shape.rows.fields()[columns].iter().map(|own| own.data_type().clone());
@@ -69,19 +71,27 @@ impl Fold {
             && PackedTable::takes(&types.collect::<Vec<DataType>>());
         let ids = if is_packed {
             let seed = u128::from_le_bytes(shape.memory.hash_key()) as u64;
-            Ids::Packed(PackedTable::new(expected, shape.group_columns(), seed))
+            Ids::Packed(PackedTable::new(
+                expected,
+                shape.group_columns(),
+                dense(shape, rising),
+                seed,
+            ))
         } else {
             let mut ids = KeyTable::new();
             ids.reserve(expected);
             Ids::Hashed(ids)
         };
+        let functions = shape.aggregates.functions().zip(shape.aggregates.accumulators()?);
+        let quick = functions.map(|(function, exact)| quickened(function, exact));
+        let accumulators = quick.collect::<Result<_>>()?;
         Ok(Self {
             shape: Arc::clone(shape),
             ids,
             hashes: Vec::new(),
             ends: Vec::new(),
             groups: Vec::new(),
-            accumulators: shape.aggregates.accumulators()?,
+            accumulators,
             rows: 0,
             is_frozen: false,
         })
@@ -238,6 +248,13 @@ impl Fold {
         };
         groups.chain(states).sum::<usize>() + ids + self.hashes.len() * 24
     }
+}
+
+/// The only column of the group that is not `rising`.
+fn dense(shape: &RollupShape, rising: &[bool]) -> Option<usize> {
+    let mut others = (0..rising.len()).filter(|column| !rising[*column]);
+    let dense = others.next().filter(|_| shape.expressions.set_type.is_none());
+    dense.filter(|_| others.next().is_none())
 }
 
 /// Whether a fold of so many groups, of so many rows, takes no more groups.

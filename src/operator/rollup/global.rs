@@ -1,24 +1,24 @@
 //! `GlobalRollupExec`: partial states into those that are remembered, and the rows that changed.
 
+use super::exchange::join;
 use super::shape::{RollupShape, hidden};
-use crate::state::{FIXED_COLUMNS, GroupRows, ROLLUP_SHARDS, RollupMemory, hashes_of};
+use crate::state::{GroupRows, ROLLUP_SHARDS, RollupMemory, hashes_of};
 use crate::types::{Emit, Position, with_intervals};
 use arrow::array::{ArrayRef, BooleanArray};
-use arrow::compute::{cast, interleave};
+use arrow::compute::cast;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::Result;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::expressions::Column;
-use datafusion::physical_expr::{Distribution, EquivalenceProperties, Partitioning, PhysicalExpr};
+use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{CardinalityEffect, EmissionType};
 use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties,
-    InputDistributionRequirements, PlanProperties, ReplaceChildrenOptions,
+    PlanProperties, ReplaceChildrenOptions,
 };
 use futures::{StreamExt, TryStreamExt};
 use std::fmt;
@@ -73,16 +73,8 @@ impl ExecutionPlan for GlobalRollupExec {
         vec![&self.input]
     }
 
-    fn input_distribution_requirements(&self) -> InputDistributionRequirements {
-        let last = self.shape.partial.fields().len() - 1;
-        let shard = Column::new(self.shape.partial.field(last).name(), last);
-        InputDistributionRequirements::new(vec![Distribution::KeyPartitioned(vec![Arc::new(
-            shard,
-        )])])
-    }
-
     fn benefits_from_input_partitioning(&self) -> Vec<bool> {
-        vec![true]
+        vec![false]
     }
 
     fn cardinality_effect(&self) -> CardinalityEffect {
@@ -121,14 +113,17 @@ impl ExecutionPlan for GlobalRollupExec {
         partition: usize,
         context: Arc<TaskContext>,
     ) -> Result<SendableRecordBatchStream> {
-        let input = self.input.execute(partition, context)?;
+        let mut input = self.input.execute(partition, context)?;
         let partitions = self.input.output_partitioning().partition_count();
         let (shape, merged) = (Arc::clone(&self.shape), Arc::clone(&self.merged));
         let rows_out = MetricBuilder::new(&self.metrics).output_rows(partition);
         let rows = async move {
-            let partials = input.try_collect::<Vec<_>>().await?;
-            let own = Arc::clone(&shape);
-            let changed = join(SpawnedTask::spawn_blocking(move || own.merge(&partials))).await?;
+            let mut changed = Vec::new();
+            while let Some(states) = input.try_next().await? {
+                let own = Arc::clone(&shape);
+                let merge = SpawnedTask::spawn_blocking(move || own.merge(&states));
+                changed.extend(join(merge).await?);
+            }
             let is_last = merged.fetch_add(1, Ordering::AcqRel) + 1 == partitions;
             let rows = match shape.options.emit {
                 Emit::Changes => changed,
@@ -148,30 +143,15 @@ impl ExecutionPlan for GlobalRollupExec {
 }
 
 impl RollupShape {
-    /// Merges what came to one partition.
-    fn merge(&self, partials: &[RecordBatch]) -> Result<Vec<GroupRows>> {
-        let states = FIXED_COLUMNS + self.group_columns() + self.aggregates.state_fields().len();
-        let mut shards: Vec<Vec<(usize, usize)>> = vec![Vec::new(); ROLLUP_SHARDS];
-        for (batch, partial) in partials.iter().enumerate() {
-            for (row, hash) in hashes_of(partial).into_iter().enumerate() {
-                shards[RollupMemory::shard_of(hash)].push((batch, row));
-            }
-        }
-        let places: Vec<(usize, usize)> = shards.iter().flatten().copied().collect();
-        if places.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut columns = Vec::with_capacity(states);
-        for column in 0..states {
-            let parts = partials.iter().map(|partial| partial.column(column).as_ref());
-            columns.push(interleave(&parts.collect::<Vec<_>>(), &places)?);
-        }
-        let rows = RecordBatch::try_new(Arc::clone(&self.rows), columns)?;
-        let (mut changed, mut from) = (Vec::with_capacity(ROLLUP_SHARDS), 0);
-        for (shard, own) in shards.iter().enumerate().filter(|(_, own)| !own.is_empty()) {
-            let own = rows.slice(from, own.len());
-            from += own.num_rows();
-            changed.extend(self.memory.merge(shard, &self.aggregates, &own)?);
+    /// Merges the states of some shards, one shard after the other.
+    fn merge(&self, states: &RecordBatch) -> Result<Vec<GroupRows>> {
+        let shards: Vec<usize> =
+            hashes_of(states).into_iter().map(RollupMemory::shard_of).collect();
+        let (mut changed, mut from) = (Vec::new(), 0);
+        for own in shards.chunk_by(|one, two| one == two) {
+            let rows = states.slice(from, own.len());
+            from += own.len();
+            changed.extend(self.memory.merge(own[0], &self.aggregates, &rows)?);
         }
         Ok(changed)
     }
@@ -205,12 +185,5 @@ impl RollupShape {
             first += own.rows as u64;
         }
         Ok(shown)
-    }
-}
-
-async fn join<T: 'static + Send>(task: SpawnedTask<Result<T>>) -> Result<T> {
-    match task.join_unwind().await {
-        Ok(result) => result,
-        Err(error) => Err(DataFusionError::External(Box::new(error))),
     }
 }

@@ -9,7 +9,7 @@ use super::session;
 use super::shape::{GroupingSet, RollupShape, end_or_open};
 use super::window::NO_END;
 use crate::operator::time::to_micros;
-use crate::state::{Judged, hashes_of};
+use crate::state::Judged;
 use crate::types::{EventTime, LateRows, Position};
 use arrow::array::cast::AsArray;
 use arrow::array::types::{Int64Type, UInt64Type};
@@ -49,7 +49,7 @@ pub struct LocalRollupExec {
 impl LocalRollupExec {
     pub(super) fn new(input: Arc<dyn ExecutionPlan>, shape: Arc<RollupShape>) -> Self {
         let properties = PlanProperties::new(
-            EquivalenceProperties::new(Arc::clone(&shape.partial)),
+            EquivalenceProperties::new(Arc::clone(&shape.rows)),
             Partitioning::UnknownPartitioning(input.output_partitioning().partition_count()),
             EmissionType::Final,
             input.boundedness(),
@@ -145,7 +145,6 @@ impl ExecutionPlan for LocalRollupExec {
         let input = self.input.execute(partition, Arc::clone(&context))?;
         let (shape, steps) = (Arc::clone(&self.shape), Arc::clone(&self.steps));
         let metrics = self.metrics.clone();
-        let batch_rows = context.session_config().batch_size().max(1);
         let count = |name| MetricBuilder::new(&metrics).counter(name, partition);
         let (rows_in, states_out) = (count("rows_in"), count("states_out"));
         let rising = rising(&shape.expressions, &self.input.schema());
@@ -165,18 +164,14 @@ impl ExecutionPlan for LocalRollupExec {
                     }
                 };
                 states_out.add(states.iter().map(RecordBatch::num_rows).sum());
-                let cut = states.into_iter().flat_map(move |batch| {
-                    let starts = (0..batch.num_rows()).step_by(batch_rows);
-                    let cut = move |from: usize| {
-                        Ok(batch.slice(from, batch_rows.min(batch.num_rows() - from)))
-                    };
-                    starts.map(cut)
-                });
-                Ok::<_, DataFusionError>(Some((futures::stream::iter(cut), (local, input))))
+                Ok::<_, DataFusionError>(Some((
+                    futures::stream::iter(states.into_iter().map(Ok)),
+                    (local, input),
+                )))
             }
         });
         let rows = rows.try_flatten();
-        Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.shape.partial), rows)))
+        Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.shape.rows), rows)))
     }
 }
 
@@ -229,7 +224,7 @@ impl Local {
         rows_in: &Count,
     ) -> Result<bool> {
         let roots = self.steps.iter().filter(|(_, from)| from.is_none());
-        self.folds = roots.map(|_| Fold::new(&self.shape)).collect::<Result<_>>()?;
+        self.folds = roots.map(|_| Fold::new(&self.shape, &self.rising)).collect::<Result<_>>()?;
         while let Some(batch) = input.next().await.transpose()? {
             if batch.num_rows() > 0 {
                 rows_in.add(batch.num_rows());
@@ -250,7 +245,7 @@ impl Local {
         Ok(false)
     }
 
-    /// Takes the states of all sets, with their shards. More of the same groups may follow. Those of
+    /// Takes the states of all sets. More of the same groups may follow. Those of
     /// windows that overlap are not in it: [`Self::expand_some`] has them.
     fn take(&mut self) -> Result<Vec<RecordBatch>> {
         let mut folded: Vec<Vec<RecordBatch>> =
@@ -271,7 +266,7 @@ impl Local {
                 *rows = session::by_key(session, &self.shape, rows)?;
             }
         }
-        self.sharded(folded)
+        cascade(&self.shape, &self.steps, folded)
     }
 
     /// The states of some more windows that overlap, and of coarser groups made of those; `None` once
@@ -288,18 +283,12 @@ impl Local {
             };
             let mut folded = vec![Vec::new(); sets.len()];
             folded[root].push(windows);
-            let states = self.sharded(folded)?;
+            let states = cascade(&self.shape, &self.steps, folded)?;
             tokio::task::yield_now().await; // as between batches of rows
             return Ok(Some(states));
         }
         self.reservation.free();
         Ok(None)
-    }
-
-    /// Rows of all sets, with their shards, from those of the sets that rows were folded into.
-    fn sharded(&self, folded: Vec<Vec<RecordBatch>>) -> Result<Vec<RecordBatch>> {
-        let states = cascade(&self.shape, &self.steps, folded)?;
-        states.iter().map(|rows| self.shape.sharded(rows, &hashes_of(rows))).collect()
     }
 
     fn fold(&mut self, batch: &RecordBatch) -> Result<()> {

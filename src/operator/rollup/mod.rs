@@ -4,7 +4,7 @@
 //!   LocalRollupExec    rows -> states of the finest groups -> states of the coarser ones
 //!                      (bounded: once it is full of keys that do not come back, it freezes; what is
 //!                      in it goes on being folded, and other rows pass through)
-//!   [repartition by shard of the group's hash]
+//!   ShardExchangeExec  the states of each shard of the groups' hashes are brought together
 //!   GlobalRollupExec   states of this epoch + remembered states -> states, and one row for each
 //!                      group that changed (EMIT CHANGES) or was closed (EMIT FINAL)
 //! ```
@@ -23,15 +23,18 @@
 //! What is remembered from epoch to epoch, and how states merge: that is `state`.
 
 mod cascade;
+mod exchange;
 mod expand;
 mod extreme;
 mod float_sum;
 mod fold;
+mod front;
 mod global;
 mod hop;
 mod local;
 mod near;
 mod packed;
+mod quick;
 mod session;
 mod shape;
 mod sum;
@@ -39,6 +42,7 @@ mod sum;
 mod tests;
 mod window;
 
+pub use exchange::ShardExchangeExec;
 pub use extreme::float_extreme;
 pub use float_sum::exact_float;
 pub use global::GlobalRollupExec;

@@ -3,6 +3,7 @@
 //! The hash by which a group is remembered is made to be trusted, and takes several times as long as
 //! finding a row's group here, where values are compared. So it is made once for each group.
 
+use super::front::{Front, Others};
 use arrow::array::{Array, ArrayRef};
 use arrow::buffer::ScalarBuffer;
 use arrow::compute::cast;
@@ -10,7 +11,7 @@ use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 
 /// Columns that a packed group has at most.
-const COLUMNS_MAX: usize = 3;
+pub(super) const COLUMNS_MAX: usize = 3;
 const SLOTS_MIN: usize = 1 << 10;
 /// An odd number without a pattern, by which words are spread.
 const SPREAD: u128 = 0x9E37_79B9_7F4A_7C15;
@@ -25,9 +26,11 @@ pub(super) const BLOCK_ROWS: usize = 64;
 ///   words   the values of group 0, of group 1, ...
 /// ```
 ///
-/// Keys that come often came early, so that their values lie near each other.
+/// Keys that come often came early, so that their values lie near each other. Groups of a column whose
+/// values lie close together are found by those: [`Front`].
 #[derive(Debug)]
 pub(super) struct PackedTable {
+    front: Lookup,
     /// A power of two of them.
     slots: Vec<Slot>,
     /// Of each group, one after the other.
@@ -35,7 +38,22 @@ pub(super) struct PackedTable {
     /// Which words of each group are NULL; none of those behind its end.
     nulls: Vec<u32>,
     groups: usize,
+    /// How many of them are in slots.
+    hashed: usize,
     seed: u64,
+}
+
+/// What is known of a column whose values may lie close together.
+#[derive(Debug)]
+enum Lookup {
+    /// There is none, or its values do not.
+    None,
+    /// No rows came yet; so many groups are expected.
+    Unknown {
+        column: usize,
+        expected: usize,
+    },
+    Front(Front),
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,16 +74,19 @@ impl PackedTable {
     }
 
     /// An empty table with room for `groups` of so many columns; who does not know `seed` cannot
-    /// choose values that meet.
-    pub(super) fn new(groups: usize, columns: usize, seed: u64) -> Self {
+    /// choose values that meet. Those of `dense`, if it is given, may lie close together, and those of
+    /// other columns change seldom.
+    pub(super) fn new(groups: usize, columns: usize, dense: Option<usize>, seed: u64) -> Self {
+        let front = dense.map(|column| Lookup::Unknown { column, expected: groups });
         let slots = (groups * 2).next_power_of_two().max(SLOTS_MIN);
         let words = Vec::with_capacity(groups * columns);
         let slots = vec![Slot::default(); slots];
-        Self { slots, words, nulls: Vec::new(), groups: 0, seed }
+        let front = front.unwrap_or(Lookup::None);
+        Self { front, slots, words, nulls: Vec::new(), groups: 0, hashed: 0, seed }
     }
 
-    /// Adds the number of each row's group to `ids`, and the rows whose group is new to `fresh`;
-    /// groups are numbered from 0 on.
+    /// Adds the number of each row's group to `ids`, and a row of each group that is new to `fresh`, in
+    /// the order of their numbers, which go on from those there are.
     pub(super) fn number(&mut self, words: &Words, ids: &mut Vec<usize>, fresh: &mut Vec<u32>) {
         match words.columns.as_slice() {
             [one] => self.number_by([one], words, (ids, fresh)),
@@ -82,28 +103,75 @@ impl PackedTable {
         (ids, fresh): (&mut Vec<usize>, &mut Vec<u32>),
     ) {
         let columns: [&[u64]; N] = columns.map(AsRef::as_ref);
-        let count = columns[0].len();
-        let (mut tags, mut touched) = ([0; BLOCK_ROWS], 0);
+        let (count, before) = (columns[0].len(), ids.len());
+        if let Lookup::Unknown { column, expected } = self.front {
+            let front = Front::new(column, columns[column], expected);
+            self.front = front.map_or(Lookup::None, Lookup::Front);
+        }
+        let mut block = [0; BLOCK_ROWS];
         for from in (0..count).step_by(BLOCK_ROWS) {
-            let block = from..count.min(from + BLOCK_ROWS);
-            let mask = self.slots.len() - 1;
-            for (row, tag) in block.clone().zip(&mut tags) {
-                *tag = self.tag(columns.map(|column| column[row]), words.null(row));
-                touched ^= u64::from(self.slots[*tag as usize & mask].number);
-            }
-            for tag in &tags[..block.len()] {
-                let number = self.slots[*tag as usize & mask].number.saturating_sub(1);
-                touched ^= self.words.get(number as usize * N).copied().unwrap_or_default();
-            }
-            for (row, tag) in block.zip(tags) {
-                let (group, nulls) = (columns.map(|column| column[row]), words.null(row));
-                let at = self.search(tag, group, nulls);
-                if let Some(number) = self.slots[at].number.checked_sub(1) {
-                    ids.push(number as usize);
-                    continue;
+            let rows = from as u32..count.min(from + BLOCK_ROWS) as u32;
+            let mut hashed = 0;
+            match &mut self.front {
+                Lookup::Front(front) => {
+                    for row in rows {
+                        let group = columns.map(|column| column[row as usize]);
+                        let is_known = words.null(row as usize) == 0;
+                        let (value, others) = apart(group, front.column);
+                        let place = if is_known { front.place(value, others) } else { None };
+                        let Some(number) = place else {
+                            block[hashed] = row;
+                            ids.push(0);
+                            hashed += 1;
+                            continue;
+                        };
+                        if *number == 0 {
+                            self.words.extend_from_slice(&group);
+                            self.groups += 1;
+                            *number = self.groups as u32;
+                            fresh.push(row);
+                        }
+                        ids.push(*number as usize - 1);
+                    }
                 }
-                ids.push(self.groups);
-                fresh.push(row as u32);
+                _ => {
+                    for row in rows {
+                        block[hashed] = row;
+                        ids.push(0);
+                        hashed += 1;
+                    }
+                }
+            }
+            self.number_hashed(columns, words, &block[..hashed], (&mut ids[before..], fresh));
+        }
+    }
+
+    /// Sets the numbers of the groups of some rows, the last of which is not behind the last of `ids`.
+    fn number_hashed<const N: usize>(
+        &mut self,
+        columns: [&[u64]; N],
+        words: &Words,
+        rows: &[u32],
+        (ids, fresh): (&mut [usize], &mut Vec<u32>),
+    ) {
+        let (mut tags, mut touched) = ([0; BLOCK_ROWS], 0);
+        let mask = self.slots.len() - 1;
+        let group = |row: u32| columns.map(|column| column[row as usize]);
+        for (row, tag) in rows.iter().zip(&mut tags) {
+            *tag = self.tag(group(*row), words.null(*row as usize));
+            touched ^= u64::from(self.slots[*tag as usize & mask].number);
+        }
+        for tag in &tags[..rows.len()] {
+            let number = self.slots[*tag as usize & mask].number.saturating_sub(1);
+            touched ^= self.words.get(number as usize * N).copied().unwrap_or_default();
+        }
+        for (row, tag) in rows.iter().zip(tags) {
+            let (group, nulls) = (group(*row), words.null(*row as usize));
+            let at = self.search(tag, group, nulls);
+            let number = self.slots[at].number.checked_sub(1);
+            ids[*row as usize] = number.map_or(self.groups, |number| number as usize);
+            if number.is_none() {
+                fresh.push(*row);
                 self.add(at, tag, group, nulls);
             }
         }
@@ -123,13 +191,24 @@ impl PackedTable {
 
     #[inline]
     fn find<const N: usize>(&self, group: [u64; N], nulls: u32) -> Option<u32> {
+        if let (Lookup::Front(front), 0) = (&self.front, nulls) {
+            let (value, others) = apart(group, front.column);
+            if let Some(number) = front.get(value, others) {
+                return Some(number - 1);
+            }
+        }
         let at = self.search(self.tag(group, nulls), group, nulls);
         self.slots[at].number.checked_sub(1)
     }
 
     /// Bytes allocated.
     pub(super) const fn allocated_bytes(&self) -> usize {
-        self.slots.capacity() * size_of::<Slot>()
+        let front = match &self.front {
+            Lookup::Front(front) => front.allocated_bytes(),
+            _ => 0,
+        };
+        front
+            + self.slots.capacity() * size_of::<Slot>()
             + self.words.capacity() * size_of::<u64>()
             + self.nulls.capacity() * size_of::<u32>()
     }
@@ -163,8 +242,9 @@ impl PackedTable {
             self.nulls.push(nulls);
         }
         self.groups += 1;
+        self.hashed += 1;
         self.slots[at] = Slot { tag, number: self.groups as u32 };
-        if self.groups * 2 > self.slots.len() {
+        if self.hashed * 2 > self.slots.len() {
             self.grow();
         }
     }
@@ -195,6 +275,17 @@ impl PackedTable {
         }
         self.slots = slots;
     }
+}
+
+/// The word of one column of a group, and those of the others.
+#[inline]
+fn apart<const N: usize>(group: [u64; N], column: usize) -> (u64, Others) {
+    let mut others = Others::default();
+    let all = group.iter().enumerate().filter(|(number, _)| *number != column);
+    for (own, (_, word)) in others.iter_mut().zip(all) {
+        *own = *word;
+    }
+    (group[column], others)
 }
 
 /// The columns of groups as words.
@@ -258,12 +349,16 @@ mod tests {
             rows in proptest::collection::vec((0..4_i64, 0..900_i64, 0..3_u32), 0..4_000),
             columns in 1..=3_usize,
             batch_rows in 1..2_000_usize,
+            dense in 0..4_usize,
+            stretch in prop::sample::select(vec![1, 7, 1 << 40]),
             seed in any::<u64>(),
         ) {
+            let dense = Some(dense).filter(|column| *column < columns);
             let value = |(one, two, nulls): &(i64, i64, u32), column: usize| {
-                (nulls >> column & 1 == 0).then_some([*one, *two, one + two][column])
+                let own = [*one, *two - 450, one + two][column];
+                (nulls >> column & 1 == 0).then_some(own * stretch)
             };
-            let mut table = PackedTable::new(0, columns, seed);
+            let mut table = PackedTable::new(0, columns, dense, seed);
             let mut model = HashMap::new();
             for batch in rows.chunks(batch_rows) {
                 let arrays = (0..columns).map(|column| {
@@ -277,14 +372,14 @@ mod tests {
                 }
                 let (mut ids, mut fresh) = (Vec::new(), Vec::new());
                 table.number(&words, &mut ids, &mut fresh);
-                let (mut expected, mut new) = (Vec::new(), Vec::new());
-                for (row, own) in (0..).zip(batch) {
-                    let next = model.len() as u32;
-                    let id = *model.entry(group(own)).or_insert(next);
-                    expected.push(id as usize);
-                    new.extend((id == next).then_some(row));
+                prop_assert_eq!(ids.len(), batch.len());
+                for row in fresh {
+                    let (row, next) = (row as usize, model.len() as u32);
+                    prop_assert_eq!(model.insert(group(&batch[row]), next), None);
                 }
-                prop_assert_eq!((ids, fresh), (expected, new));
+                let numbers = batch.iter().map(|own| model.get(&group(own)).copied());
+                let ids = ids.into_iter().map(|id| Some(id as u32));
+                prop_assert!(ids.eq(numbers));
             }
         }
     }

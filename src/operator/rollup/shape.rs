@@ -2,14 +2,14 @@
 
 use super::hop::HopColumn;
 use super::window::{NO_END, WindowColumn, ends};
-use super::{GlobalRollupExec, LocalRollupExec};
+use super::{GlobalRollupExec, LocalRollupExec, ShardExchangeExec};
 use crate::key::KeyHasher;
 use crate::operator::DedupError;
 use crate::state::{
     Aggregates, GROUP_COLUMNS, OPEN_END, RollupMemory, SESSIONS, TAKES_BACK, hash_array,
 };
 use crate::types::{RollupOptions, with_intervals};
-use arrow::array::{ArrayRef, Int64Array, UInt8Array, UInt64Array, new_null_array};
+use arrow::array::{ArrayRef, Int64Array, UInt64Array, new_null_array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
@@ -19,9 +19,6 @@ use datafusion::physical_expr::aggregate::LoweredAggregate;
 use datafusion::physical_plan::ExecutionPlan;
 use std::collections::HashMap;
 use std::sync::Arc;
-
-/// The column by which partial states are repartitioned.
-const SHARD: &str = "__onefold_shard";
 
 /// The memories of the pipeline whose epoch is being planned, by operator name; an extension of
 /// the session's configuration.
@@ -83,14 +80,13 @@ pub(super) struct RollupShape {
     pub(super) hasher: KeyHasher,
     /// Hash, end, groups, states.
     pub(super) rows: SchemaRef,
-    /// The same, and the shard.
-    pub(super) partial: SchemaRef,
     /// Groups, values, and the hidden columns.
     pub(super) output: SchemaRef,
 }
 
 /// Plans GROUP BY of one epoch over `input`. The columns of the plan are those of `groups`, which
-/// name and type the columns of the group, of the aggregates, and the hidden ones.
+/// name and type the columns of the group, of the aggregates, and the hidden ones. Groups are merged
+/// in so many `partitions`.
 ///
 /// # Errors
 ///
@@ -101,6 +97,7 @@ pub fn plan_epoch_rollup(
     options: RollupOptions,
     output: SchemaRef,
     memory: Arc<RollupMemory>,
+    partitions: usize,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let functions = expressions.aggregates.iter().map(|own| Arc::clone(&own.aggregate));
     let functions: Vec<_> = functions.collect();
@@ -129,14 +126,12 @@ pub fn plan_epoch_rollup(
     if options.takes_back {
         about.insert(TAKES_BACK.to_owned(), String::new());
     }
-    let rows = Arc::new(Schema::new_with_metadata(fields.clone(), about));
-    let shard = [Field::new(SHARD, DataType::UInt8, false)];
-    let partial = Arc::new(Schema::new(fields.into_iter().chain(shard).collect::<Vec<_>>()));
-    let shape =
-        RollupShape { expressions, options, aggregates, memory, hasher, rows, partial, output };
+    let rows = Arc::new(Schema::new_with_metadata(fields, about));
+    let shape = RollupShape { expressions, options, aggregates, memory, hasher, rows, output };
     let shape = Arc::new(shape);
     let local = Arc::new(LocalRollupExec::new(input, Arc::clone(&shape)));
-    Ok(Arc::new(GlobalRollupExec::new(local, shape)))
+    let exchange = Arc::new(ShardExchangeExec::new(local, partitions));
+    Ok(Arc::new(GlobalRollupExec::new(exchange, shape)))
 }
 
 impl RollupShape {
@@ -179,14 +174,6 @@ impl RollupShape {
         let fixed: [ArrayRef; 2] = [hash_array(hashes), Arc::new(Int64Array::from(ends))];
         let columns = fixed.into_iter().chain(groups).chain(states).collect();
         Ok(RecordBatch::try_new(Arc::clone(&self.rows), columns)?)
-    }
-
-    /// Rows with their shards.
-    pub(super) fn sharded(&self, rows: &RecordBatch, hashes: &[u128]) -> Result<RecordBatch> {
-        let shards = hashes.iter().map(|hash| RollupMemory::shard_of(*hash) as u8);
-        let shards: ArrayRef = Arc::new(UInt8Array::from_iter_values(shards));
-        let columns = rows.columns().iter().cloned().chain([shards]).collect();
-        Ok(RecordBatch::try_new(Arc::clone(&self.partial), columns)?)
     }
 
     /// How many columns a group has.

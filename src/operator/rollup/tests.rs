@@ -81,11 +81,11 @@ async fn folded(keys: impl Iterator<Item = i64>) -> Folded {
     let options = RollupOptions::default();
     let pool = &context.runtime_env().memory_pool;
     let memory = Arc::new(RollupMemory::new("rollup-0", options, MEMORY, pool));
-    let plan = plan_epoch_rollup(input, expressions, options, Arc::new(output), memory).unwrap();
+    let plan = plan_epoch_rollup(input, expressions, options, Arc::new(output), memory, 2).unwrap();
     let rows = collect(Arc::clone(&plan), context.task_ctx()).await.unwrap();
     let total = |column: usize| rows.iter().flat_map(move |own| numbers(own, column).to_vec());
     assert_eq!(total(2).sum::<i64>(), (0..keys.len() as i64).sum::<i64>());
-    let metrics = plan.children()[0].metrics().unwrap();
+    let metrics = plan.children()[0].children()[0].metrics().unwrap();
     let metric = |name: &str| metrics.sum_by_name(name).map_or(0, |own| own.as_usize());
     assert_eq!(metric("rows_in"), keys.len());
     Folded {
