@@ -39,7 +39,8 @@ impl DeltaTable {
         self.vacuum_in_time(writer);
         self.save_index(writer, Haste::BesideCommits).await;
         if writer.rewrite.is_none() {
-            writer.rewrite = self.begin_rewrite(self.choose(writer, Effort::Worthwhile));
+            let chosen = self.choose(writer, Effort::Worthwhile);
+            writer.rewrite = self.begin_rewrite(writer.index.as_ref(), chosen);
         }
         if pace == Pace::Now || writer.rewrite.as_mut().is_some_and(Rewrite::is_done) {
             self.end_rewrite(writer).await;
@@ -90,7 +91,7 @@ impl DeltaTable {
             self.prepare(&mut writer).await?;
             let chosen = self.choose(&writer, Effort::All);
             let count = chosen.iter().map(Vec::len).sum::<usize>() as u64;
-            let Some(rewrite) = self.begin_rewrite(chosen) else {
+            let Some(rewrite) = self.begin_rewrite(writer.index.as_ref(), chosen) else {
                 self.save_index(&mut writer, Haste::Now).await;
                 return Ok((removed, added));
             };

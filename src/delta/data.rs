@@ -85,7 +85,8 @@ pub(super) async fn write_each(
     writes.try_collect().await
 }
 
-/// Writes `rows` to as many files as they need.
+/// Writes `rows` to as many files as they need; in a table without partitions their hashes may be
+/// missing.
 pub(super) async fn write_files(
     location: &Location,
     partitioning: &Partitioning,
@@ -101,7 +102,7 @@ pub(super) async fn write_files(
             files.push(FileRows {
                 partition: rest.partition.clone(),
                 folder: rest.folder.clone(),
-                hashes: rest.hashes.drain(..FILE_ROWS_MAX).collect(),
+                hashes: rest.hashes.drain(..FILE_ROWS_MAX.min(rest.hashes.len())).collect(),
                 rows: rest.rows.slice(0, FILE_ROWS_MAX),
             });
             rest.rows = rest.rows.slice(FILE_ROWS_MAX, left);

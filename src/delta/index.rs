@@ -1,6 +1,7 @@
 //! The key index: where the live row of each primary key is.
 
 use super::files::{Files, LiveFile};
+use super::forward::Forward;
 use super::patch::Owed;
 use super::slot::{Place, Placed, Slot};
 use super::stage::{RowShape, join, key_columns, side_by_side};
@@ -21,6 +22,8 @@ const ROWS_MIN: usize = 50_000;
 const QUICK_ROWS: usize = 2_000;
 /// Rows whose searches overlap their cache misses.
 const BLOCK_ROWS: usize = 32;
+/// Keys for each row that moves up to which all keys are gone through.
+const ALL_SHARE: usize = 4;
 /// Files whose keys are read side by side.
 const READS: usize = 4;
 
@@ -174,18 +177,33 @@ impl KeyIndex {
         rows <= QUICK_ROWS && !self.has_cold()
     }
 
-    /// Moves keys to the rows of new files, as `upsert_files`, if they are where these rows were;
+    /// Whether going through all of it is sooner done than searching `rows` keys.
+    pub(super) fn is_small_beside(&self, rows: usize) -> bool {
+        !self.has_cold() && self.len() <= ALL_SHARE * rows
+    }
+
+    /// Moves keys to the rows of new files, as `upsert_files`, if these rows are those they had;
     /// sequences stay. Returns how many were moved.
     pub(super) fn relocate_files(
         &mut self,
         files: &[&[u128]],
         first: u32,
-        origins: &[Vec<Place>],
+        forward: &Forward,
         threads: usize,
     ) -> Result<u64, KeyError> {
         let rows = files.iter().map(|hashes| hashes.len()).sum();
         each!(self, shards => {
-            let all = by_shards(shards, rows, threads, |own| relocate_own(own, files, first, origins));
+            let all = by_shards(shards, rows, threads, |own| relocate_own(own, files, first, forward));
+            all.into_iter().sum()
+        })
+    }
+
+    /// The same, without their hashes: goes through all keys, which must be in memory.
+    pub(super) fn relocate_all(&mut self, forward: &Forward, first: u32, threads: usize) -> u64 {
+        debug_assert!(!self.has_cold(), "keys on disk are not seen");
+        let keys = self.len();
+        each!(self, shards => {
+            let all = by_shards(shards, keys, threads, |own| relocate_each(own, forward, first));
             all.into_iter().sum()
         })
     }
@@ -393,19 +411,31 @@ fn relocate_own<V: Placed>(
     mut own: Own<'_, V>,
     files: &[&[u128]],
     first: u32,
-    origins: &[Vec<Place>],
+    forward: &Forward,
 ) -> Result<u64, KeyError> {
     let mut moved = 0;
     own.each_row(files, first, |shard, hash, (file, row)| {
-        let origin = origins[(file - first) as usize][row as usize];
         shard.update(hash, |value| {
-            if value.slot().place == origin {
+            if forward.get(value.slot().place) == Some((file - first, row)) {
                 value.moved((file, row));
                 moved += 1;
             }
         })
     })?;
     Ok(moved)
+}
+
+fn relocate_each<V: Placed>(own: Own<'_, V>, forward: &Forward, first: u32) -> u64 {
+    let mut moved = 0;
+    for shard in own.shards {
+        shard.for_each_hot_mut(|value| {
+            if let Some((file, row)) = forward.get(value.slot().place) {
+                value.moved((first + file, row));
+                moved += 1;
+            }
+        });
+    }
+    moved
 }
 
 /// Rows by file.
@@ -507,6 +537,39 @@ mod tests {
                     assert!(bytes <= f64::from(most), "{bytes} bytes a key at {key}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn keys_move_with_their_rows_by_their_hashes_and_without() {
+        let keys = 40_000_u32;
+        let hashes: Vec<u128> = (0..u128::from(keys)).map(spread).collect();
+        let (left, right) = hashes.split_at(15_000);
+        // Both files in one, back to front; of some keys the row was replaced meanwhile.
+        let old = |key: u32| if key < 15_000 { (0, key) } else { (1, key - 15_000) };
+        let origins = [(0..keys).rev().map(old).collect::<Vec<Place>>()];
+        let forward = Forward::new(&origins);
+        let reversed: Vec<u128> = hashes.iter().rev().copied().collect();
+        for (is_ordered, threads) in [(false, 1), (false, 3), (true, 2)] {
+            let index = || {
+                let mut index = KeyIndex::new(is_ordered);
+                for (own, file) in [left, right].into_iter().zip(0..) {
+                    for (hash, row) in own.iter().zip(0..) {
+                        index.set(*hash, Slot { place: (file, row), sequence: 0 }).unwrap();
+                    }
+                }
+                for hash in &hashes[..100] {
+                    index.set(*hash, Slot { place: (2, 5), sequence: 0 }).unwrap();
+                }
+                index
+            };
+            let (mut by_hash, mut by_all) = (index(), index());
+            let moved = by_hash.relocate_files(&[&reversed], 9, &forward, threads).unwrap();
+            assert_eq!(moved, by_all.relocate_all(&forward, 9, threads));
+            assert_eq!(moved, u64::from(keys) - 100);
+            let place = |key: u32| Some(if key < 100 { (2, 5) } else { (9, keys - 1 - key) });
+            let expected: Vec<_> = (0..keys).map(place).collect();
+            assert!(places(&by_hash, &hashes) == expected && places(&by_all, &hashes) == expected);
         }
     }
 

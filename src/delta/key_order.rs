@@ -13,13 +13,22 @@ use arrow::row::{RowConverter, SortField};
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-/// Bits of a key that is compared at once.
+/// Bits of a key that are compared at once.
 const KEY_BITS: u32 = u128::BITS;
 
 /// The rows of a key with these columns in ascending order.
 pub(super) fn key_order(columns: &[ArrayRef]) -> Result<UInt32Array, DeltaError> {
-    if let Some(keys) = packed(columns)? {
-        return Ok(sorted(keys, |_, _| Ordering::Equal));
+    if let Some((mut keys, bits)) = packed(columns)? {
+        if bits + u32::BITS > KEY_BITS {
+            return Ok(sorted(keys, |_, _| Ordering::Equal));
+        }
+        for (key, row) in keys.iter_mut().zip(0..) {
+            *key = *key << u32::BITS | row;
+        }
+        let share = keys.len().div_ceil(threads()).max(1);
+        side_by_side(keys.chunks_mut(share), <[u128]>::sort_unstable);
+        keys.sort(); // which merges what is sorted
+        return Ok(UInt32Array::from_iter_values(keys.into_iter().map(|key| key as u32)));
     }
     if let [only] = columns {
         return Ok(sort_to_indices(only, None, None)?);
@@ -48,36 +57,35 @@ fn sorted(keys: Vec<u128>, rest: impl Fn(u32, u32) -> Ordering + Sync) -> UInt32
     UInt32Array::from_iter_values(order.into_iter().map(|(_, row)| row))
 }
 
-/// Keys of integers and times as numbers in the same order, if they fit and none has a NULL.
-fn packed(columns: &[ArrayRef]) -> Result<Option<Vec<u128>>, ArrowError> {
-    let mut all = 0;
+/// Keys of integers and times as numbers in the same order, and how many bits they have, if they fit
+/// and none has a NULL.
+fn packed(columns: &[ArrayRef]) -> Result<Option<(Vec<u128>, u32)>, ArrowError> {
+    let mut keys = vec![0_u128; columns.first().map_or(0, Array::len)];
+    let mut all_bits = 0;
     for column in columns {
-        let Some(bits) = bits_of(column.data_type()) else { return Ok(None) };
-        all += bits;
-        if all > KEY_BITS || column.null_count() > 0 {
+        let is_time = matches!(column.data_type(), DataType::Timestamp(..) | DataType::Date32);
+        let is_number = is_time || column.data_type().is_signed_integer();
+        if !is_number || column.null_count() > 0 {
             return Ok(None);
         }
-    }
-    let mut keys = vec![0_u128; columns.first().map_or(0, Array::len)];
-    for column in columns {
-        let bits = bits_of(column.data_type()).unwrap_or_default();
         let narrow = match column.data_type() {
             DataType::Date32 => cast(column, &DataType::Int32)?,
             _ => Arc::clone(column),
         };
         let wide = cast(&narrow, &DataType::Int64)?;
-        let least = 1_i128 << (bits - 1); // so that no number is negative
-        for (key, value) in keys.iter_mut().zip(wide.as_primitive::<Int64Type>().values()) {
-            *key = *key << bits | (i128::from(*value) + least).cast_unsigned();
+        let values = wide.as_primitive::<Int64Type>().values();
+        let least = values.iter().copied().min().unwrap_or_default();
+        let most = values.iter().copied().max().unwrap_or_default();
+        let bits = u64::BITS - most.abs_diff(least).leading_zeros();
+        all_bits += bits;
+        if all_bits > KEY_BITS {
+            return Ok(None);
+        }
+        for (key, value) in keys.iter_mut().zip(values) {
+            *key = *key << bits | u128::from(value.abs_diff(least));
         }
     }
-    Ok(Some(keys))
-}
-
-fn bits_of(data_type: &DataType) -> Option<u32> {
-    let is_time = matches!(data_type, DataType::Timestamp(..) | DataType::Date32);
-    let bytes = data_type.primitive_width().filter(|_| is_time || data_type.is_signed_integer())?;
-    Some(bytes as u32 * 8)
+    Ok(Some((keys, all_bits)))
 }
 
 /// The rows in another order.
@@ -101,7 +109,7 @@ mod tests {
 
     fn any_columns() -> impl Strategy<Value = Vec<ArrayRef>> {
         let row = (any::<i64>(), any::<u64>(), any::<i8>(), -3..3_i64, any::<i32>());
-        (proptest::collection::vec(row, 0..400), 0..7_usize).prop_map(|(rows, which)| {
+        (proptest::collection::vec(row, 0..400), 0..9_usize).prop_map(|(rows, which)| {
             let times = rows.iter().map(|own| own.0);
             let time: ArrayRef = Arc::new(TimestampMicrosecondArray::from_iter_values(times));
             let large: ArrayRef =
@@ -121,6 +129,8 @@ mod tests {
                 3 => vec![text],
                 4 => vec![near, time, small], // more bits than are compared at once
                 5 => vec![large, near],
+                6 => vec![small, time, near],
+                7 => vec![time.clone(), time],
                 _ => vec![time],
             }
         })

@@ -49,6 +49,7 @@ mod files;
 mod fold;
 #[cfg(test)]
 mod foreign;
+mod forward;
 mod index;
 mod kernel;
 mod key_order;

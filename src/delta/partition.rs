@@ -149,7 +149,13 @@ impl Partitioning {
         Ok((take_record_batch(&rows, &UInt32Array::from(order))?, words))
     }
 
-    /// Cuts rows into those of each partition, whose order stays.
+    /// Whether the table has no partitions.
+    pub(super) fn is_empty(&self) -> bool {
+        self.fields.is_empty()
+    }
+
+    /// Cuts rows, and their hashes, into those of each partition, whose order stays. In a table without
+    /// partitions the hashes may be missing.
     pub(super) fn cut(
         &self,
         rows: RecordBatch,

@@ -9,6 +9,8 @@
 use super::DeltaError;
 use super::data::{read_file, write_files};
 use super::files::LiveFile;
+use super::forward::Forward;
+use super::index::KeyIndex;
 use super::key_order::{in_order, key_order};
 use super::log::Change;
 use super::slot::Place;
@@ -20,6 +22,7 @@ use arrow::record_batch::RecordBatch;
 use datafusion::common::runtime::SpawnedTask;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use roaring::RoaringTreemap;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -37,13 +40,12 @@ pub(super) struct Rewrite {
     ended: Option<Result<Rewritten, DeltaError>>,
 }
 
-/// New files, and where their rows were.
+/// New files, and where the rows of the old ones went.
 #[derive(Debug)]
 pub(super) struct Rewritten {
     inputs: Vec<Arc<LiveFile>>,
     adds: Vec<Arc<StagedFile>>,
-    /// By file.
-    origins: Vec<Vec<Place>>,
+    forward: Forward,
 }
 
 impl Rewrite {
@@ -70,24 +72,35 @@ impl Rewrite {
 
 impl DeltaTable {
     /// Begins to rewrite files, those of each partition together; nothing if there are none.
-    pub(super) fn begin_rewrite(&self, chosen: Vec<Vec<Arc<LiveFile>>>) -> Option<Rewrite> {
+    pub(super) fn begin_rewrite(
+        &self,
+        index: Option<&KeyIndex>,
+        chosen: Vec<Vec<Arc<LiveFile>>>,
+    ) -> Option<Rewrite> {
         if chosen.is_empty() {
             return None;
         }
+        let rows: u64 = chosen.iter().flatten().map(|file| file.live_rows()).sum();
+        // The columns of a partition are part of a key, and not of its files.
+        let is_hashed = !self.shape.partitioning.is_empty()
+            || index.is_some_and(|index| !index.is_small_beside(rows as usize));
         let (location, shape) = (self.location.clone(), self.shape.clone());
         let now_ms = self.clock.now_us() / 1_000;
         let task = SpawnedTask::spawn(async move {
             let inputs = chosen.iter().flatten().cloned().collect();
-            let rewrites =
-                chosen.into_iter().map(|files| rewrite(&location, &shape, files, now_ms));
+            let rewrites = chosen
+                .into_iter()
+                .map(|files| rewrite((&location, &shape), files, is_hashed, now_ms));
             let mut written =
                 futures::stream::iter(rewrites.collect::<Vec<_>>()).buffered(REWRITES);
-            let mut all = Rewritten { inputs, adds: Vec::new(), origins: Vec::new() };
+            let (mut all_adds, mut all_origins) = (Vec::new(), Vec::new());
             while let Some((adds, origins)) = written.try_next().await? {
-                all.adds.extend(adds);
-                all.origins.extend(origins);
+                all_adds.extend(adds);
+                all_origins.extend(origins);
             }
-            Ok(all)
+            drop(written);
+            let forward = SpawnedTask::spawn_blocking(move || Ok(Forward::new(&all_origins)));
+            Ok(Rewritten { inputs, adds: all_adds, forward: join(forward).await? })
         });
         Some(Rewrite { task, ended: None })
     }
@@ -99,7 +112,7 @@ impl DeltaTable {
         writer: &mut Writer,
         rewritten: Rewritten,
     ) -> Result<Option<u64>, DeltaError> {
-        let Rewritten { inputs, adds, origins } = rewritten;
+        let Rewritten { inputs, adds, forward } = rewritten;
         if !self.mask_owed(writer).await? {
             return Ok(None);
         }
@@ -107,7 +120,7 @@ impl DeltaTable {
             tracing::debug!(table = self.name(), "files changed: table compaction gave up");
             return Ok(None);
         };
-        let marks = marks_in(&origins, &dead);
+        let marks = marks_in(&forward, &dead);
         let is_gone = |(file, rows): (usize, &RoaringTreemap)| {
             rows.len() == adds[file].rows.num_rows() as u64
         };
@@ -115,7 +128,7 @@ impl DeltaTable {
             return Ok(None); // all of a new file: that is another compaction
         }
         let first = writer.files.next_ordinal();
-        let (files, rows) = (inputs.len(), origins.iter().map(Vec::len).sum::<usize>());
+        let (files, rows) = (inputs.len(), forward.len());
         let mut change =
             Change { is_compaction: true, adds: adds.clone(), removes, ..Change::default() };
         let vectors = self.mask_adds(marks, &mut change)?;
@@ -127,9 +140,19 @@ impl DeltaTable {
         writer.changed = writer.changed.saturating_add(rows as u64);
         if let Some(mut index) = writer.index.take() {
             let alive = rows as u64 - vectors.values().map(|rows| rows.len()).sum::<u64>();
+            let shape = self.shape.clone();
             let moved = SpawnedTask::spawn_blocking(move || {
-                let hashes: Vec<&[u128]> = adds.iter().map(|file| file.hashes.as_slice()).collect();
-                let moved = index.relocate_files(&hashes, first, &origins, threads())?;
+                let moved = if index.is_small_beside(rows) {
+                    index.relocate_all(&forward, first, threads())
+                } else {
+                    let hashes = adds.iter().map(|file| match file.hashes.len() {
+                        0 => shape.hashes_of_many(&file.rows).map(Cow::Owned),
+                        _ => Ok(Cow::Borrowed(file.hashes.as_slice())),
+                    });
+                    let hashes = hashes.collect::<Result<Vec<Cow<'_, [u128]>>, _>>()?;
+                    let hashes: Vec<&[u128]> = hashes.iter().map(AsRef::as_ref).collect();
+                    index.relocate_files(&hashes, first, &forward, threads())?
+                };
                 if moved != alive {
                     let reason = format!("the key index has {moved} of {alive} rows that moved");
                     return Err(DeltaError::Damaged { reason });
@@ -145,9 +168,9 @@ impl DeltaTable {
 
 /// The rows of files of one partition in new files, sorted by key, and where they were.
 async fn rewrite(
-    location: &Location,
-    shape: &RowShape,
+    (location, shape): (&Location, &RowShape),
     files: Vec<Arc<LiveFile>>,
+    is_hashed: bool,
     now_ms: i64,
 ) -> Result<(Vec<Arc<StagedFile>>, Vec<Vec<Place>>), DeltaError> {
     let reads = files.iter().map(|file| read_file(location, file, &shape.file));
@@ -166,7 +189,7 @@ async fn rewrite(
         let rows = concat_batches(&own.file, &batches)?;
         drop(batches);
         let (rows, places) = sort_by(&rows, &own.primary_key, places)?;
-        let hashes = own.hashes_of_many(&rows)?;
+        let hashes = if is_hashed { own.hashes_of_many(&rows)? } else { Vec::new() };
         Ok((rows, places, hashes))
     });
     let (rows, places, hashes) = join(sorted).await?;
@@ -215,25 +238,11 @@ fn changed_since(writer: &Writer, inputs: &[Arc<LiveFile>]) -> Option<(Vec<Arc<L
 }
 
 /// The rows of the new files that are dead, by file.
-fn marks_in(origins: &[Vec<Place>], dead: &Dead) -> BTreeMap<usize, RoaringTreemap> {
-    let mut marks = BTreeMap::new();
-    if dead.is_empty() {
-        return marks;
-    }
-    let mut dead_rows: HashMap<u32, Vec<bool>> = HashMap::with_capacity(dead.len());
+fn marks_in(forward: &Forward, dead: &Dead) -> BTreeMap<usize, RoaringTreemap> {
+    let mut marks: BTreeMap<usize, RoaringTreemap> = BTreeMap::new();
     for (file, rows) in dead {
-        let mut own = vec![false; rows.max().map_or(0, |last| last as usize + 1)];
-        rows.iter().for_each(|row| own[row as usize] = true);
-        dead_rows.insert(*file, own);
-    }
-    let is_dead = |(file, row): &Place| {
-        dead_rows.get(file).is_some_and(|rows| rows.get(*row as usize) == Some(&true))
-    };
-    for (file, places) in origins.iter().enumerate() {
-        let rows = (0..).zip(places).filter(|(_, place)| is_dead(place)).map(|(row, _)| row);
-        let rows: RoaringTreemap = rows.collect();
-        if !rows.is_empty() {
-            marks.insert(file, rows);
+        for (file, row) in rows.iter().filter_map(|row| forward.get((*file, row as u32))) {
+            marks.entry(file as usize).or_default().insert(u64::from(row));
         }
     }
     marks

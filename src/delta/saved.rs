@@ -22,7 +22,7 @@ use super::files::Files;
 use super::index::{KeyIndex, SHARDS};
 use super::patch::Owed;
 use super::slot::{Place, Placed, Slot};
-use super::stage::join;
+use super::stage::{join, side_by_side, threads};
 use super::table::{DeltaTable, Writer};
 use super::upload::Upload;
 use super::vacuum::INDEXES_KEPT;
@@ -87,8 +87,8 @@ pub(super) struct Saving {
     stem: String,
     numbers: HashMap<u32, u32>,
     runs: usize,
-    /// The last run, which may be on its way while commits go on.
-    upload: Option<Upload>,
+    /// Runs that may be on their way while commits go on.
+    uploads: Vec<Upload>,
 }
 
 impl DeltaTable {
@@ -129,7 +129,7 @@ impl DeltaTable {
             stem: format!("{INDEX_FOLDER}/{version:020}-{}", Uuid::new_v4()),
             numbers: files.iter().zip(0..).map(|(file, number)| (file.ordinal, number)).collect(),
             runs: if keys < RUNS_KEYS_MIN { RUNS_MIN } else { SHARDS },
-            upload: None,
+            uploads: Vec::new(),
         }
     }
 
@@ -141,25 +141,37 @@ impl DeltaTable {
     ) -> Result<(), DeltaError> {
         let Some(index) = &writer.index else { return Ok(()) };
         while saving.head.runs.len() < saving.runs {
-            let number = saving.head.runs.len();
-            let path = format!("{}-{number}.run", saving.stem);
-            let bytes = encode(index, number, &saving)?;
-            let (length, crc32) = (bytes.len() as u64, crc32fast::hash(&bytes));
-            if let Some(before) = saving.upload.take() {
+            let from = saving.head.runs.len();
+            let count = if haste == Haste::Now { threads() } else { 1 };
+            let runs = from..saving.runs.min(from + count);
+            let encoded = |number| {
+                let bytes = encode(index, number, &saving)?;
+                let crc32 = crc32fast::hash(&bytes);
+                Ok::<_, DeltaError>((bytes, crc32))
+            };
+            let encoded = match runs.len() {
+                1 => vec![encoded(from)],
+                _ => side_by_side(runs.clone(), encoded),
+            };
+            for before in saving.uploads.drain(..) {
                 before.done().await?;
             }
-            let (store, object) = (Arc::clone(&self.location.store), self.location.path(&path));
-            saving.upload = Some(Upload::begin(async move {
-                store.put(&object, bytes.into()).await?;
-                Ok(())
-            }));
-            saving.head.runs.push(Run { path, bytes: length, crc32 });
+            for (number, encoded) in runs.zip(encoded) {
+                let (bytes, crc32) = encoded?;
+                let path = format!("{}-{number}.run", saving.stem);
+                let (store, object) = (Arc::clone(&self.location.store), self.location.path(&path));
+                saving.head.runs.push(Run { path, bytes: bytes.len() as u64, crc32 });
+                saving.uploads.push(Upload::begin(async move {
+                    store.put(&object, bytes.into()).await?;
+                    Ok(())
+                }));
+            }
             if haste == Haste::BesideCommits && saving.head.runs.len() < saving.runs {
                 writer.saving = Some(saving);
                 return Ok(());
             }
         }
-        if let Some(last) = saving.upload.take() {
+        for last in saving.uploads.drain(..) {
             last.done().await?;
         }
         let json = serde_json::to_vec(&saving.head)

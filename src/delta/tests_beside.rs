@@ -23,7 +23,7 @@ async fn begun(table: &Arc<DeltaTable>) -> Run {
 async fn begin(table: &Arc<DeltaTable>) {
     let mut writer = table.writer.lock().await;
     let files = writer.files.iter().cloned().collect();
-    writer.rewrite = table.begin_rewrite(vec![files]);
+    writer.rewrite = table.begin_rewrite(writer.index.as_ref(), vec![files]);
 }
 
 async fn end(table: &Arc<DeltaTable>) {
@@ -80,7 +80,7 @@ async fn a_compaction_whose_files_are_gone_or_got_rows_back_gives_up() {
     {
         let mut writer = table.writer.lock().await;
         let masked = writer.files.iter().filter(|file| file.masked_rows() > 0).cloned().collect();
-        writer.rewrite = table.begin_rewrite(vec![masked]);
+        writer.rewrite = table.begin_rewrite(writer.index.as_ref(), vec![masked]);
     }
     foreign::restore(&location, before, "WRITE", None).await;
     end(&table).await;

@@ -280,6 +280,11 @@ impl<V: Copy + Default> KeyTable<V> {
         self.slots.iter().filter(|slot| slot.is_used()).map(|slot| (slot.hash(), slot.value))
     }
 
+    /// The values, to be changed.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut V> + '_ {
+        self.slots.iter_mut().filter(|slot| slot.is_used()).map(|slot| &mut slot.value)
+    }
+
     #[inline]
     fn home(&self, high: u64) -> usize {
         ((u128::from(high) * self.homes as u128) >> 64) as usize

@@ -78,6 +78,11 @@ impl<V: KeyValue> TieredTable<V> {
         self.hot.reserve(more);
     }
 
+    /// Tells `entry` each value in memory, to be changed.
+    pub fn for_each_hot_mut(&mut self, entry: impl FnMut(&mut V)) {
+        self.hot.values_mut().for_each(entry);
+    }
+
     /// As [`KeyTable::touch`].
     #[must_use]
     #[inline]

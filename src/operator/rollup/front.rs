@@ -62,6 +62,14 @@ impl Front {
         Some(Self { column, first, length, windows_max, windows: Vec::new(), latest: 0 })
     }
 
+    /// The number of a group, and one more, if it is of the window of the row before; else 0.
+    #[inline]
+    pub(super) fn peek(&self, value: u64, others: Others) -> u32 {
+        let at = value.wrapping_sub(self.first) as usize;
+        let window = self.windows.get(self.latest).filter(|window| window.others == others);
+        window.and_then(|window| window.numbers.get(at)).copied().unwrap_or_default()
+    }
+
     /// The place of the number of a group, if it is here: 0 until it has one.
     #[inline]
     pub(super) fn place(&mut self, value: u64, others: Others) -> Option<&mut u32> {

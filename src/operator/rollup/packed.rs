@@ -108,17 +108,27 @@ impl PackedTable {
             let front = Front::new(column, columns[column], expected);
             self.front = front.map_or(Lookup::None, Lookup::Front);
         }
-        let mut block = [0; BLOCK_ROWS];
+        let (mut block, mut numbers) = ([0; BLOCK_ROWS], [0; BLOCK_ROWS]);
         for from in (0..count).step_by(BLOCK_ROWS) {
             let rows = from as u32..count.min(from + BLOCK_ROWS) as u32;
             let mut hashed = 0;
             match &mut self.front {
                 Lookup::Front(front) => {
-                    for row in rows {
-                        let group = columns.map(|column| column[row as usize]);
-                        let is_known = words.null(row as usize) == 0;
+                    let group = |row: u32| columns.map(|column| column[row as usize]);
+                    // First all that can be read without waiting for what was read before.
+                    for (row, number) in rows.clone().zip(&mut numbers) {
+                        let (value, others) = apart(group(row), front.column);
+                        *number = front.peek(value, others);
+                    }
+                    for (row, number) in rows.zip(&numbers) {
+                        let nulls = words.null(row as usize);
+                        if *number > 0 && nulls == 0 {
+                            ids.push(*number as usize - 1);
+                            continue;
+                        }
+                        let group = group(row);
                         let (value, others) = apart(group, front.column);
-                        let place = if is_known { front.place(value, others) } else { None };
+                        let place = if nulls == 0 { front.place(value, others) } else { None };
                         let Some(number) = place else {
                             block[hashed] = row;
                             ids.push(0);
