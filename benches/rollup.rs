@@ -2,8 +2,9 @@
 //!
 //! Answers: what it costs to keep `count`, `sum` and `max` per key and minute in an upsert table,
 //! with a commit for each million rows, beside DataFusion's GROUP BY over the same Parquet at once;
-//! what a key costs that has nine rows of ten; and what it costs where the groups have a fourth of
-//! the memory that they would take.
+//! what a key costs that has nine rows of ten; what it costs where the table is compacted once, nearly
+//! all of it; and where the groups have a fourth of the memory that they would take. Each time is the
+//! best of three, taken in turns.
 #![allow(clippy::future_not_send, reason = "a bench waits on one thread")]
 
 use onefold::arrow::array::cast::AsArray;
@@ -22,6 +23,9 @@ const ROWS: u64 = 20_000_000;
 const FILES: u64 = 4;
 /// Of Zipf's law they make a million groups.
 const KEYS: u64 = 61_500;
+const RUNS: usize = 3;
+/// Files that make a compaction: more than a run commits, and a few less.
+const FILES_MIN: [u64; 2] = [32, 16];
 /// All event times lie within this many minutes.
 const MINUTES: u64 = 20;
 
@@ -58,24 +62,30 @@ async fn measure(name: &str, spread: &str) -> Outcome<()> {
     plain.sql(&create).await?.collect().await?;
     let query =
         format!("SELECT count(*), sum(n), sum(s), sum(m) FROM ({select} e GROUP BY {group})");
-    let (mut baseline, mut expected) = (Duration::MAX, Vec::new());
-    for _ in 0..3 {
-        let start = now();
-        expected = numbers(&plain, &query).await?;
-        baseline = baseline.min(start.elapsed());
-    }
     let mut state_bytes_max = Settings::default().state_bytes_max;
-    for run in ["held", "spilled"] {
-        let target = folder.path().join(run).display().to_string();
-        forget_peak()?;
-        let start = now();
-        let (context, status) =
-            pipeline((&files, &target), &format!("{select} e GROUP BY {group}"), state_bytes_max)
-                .await?;
-        let ours = start.elapsed();
-        let peak = peak_mib()?;
-        let found = numbers(&context, "SELECT count(*), sum(n), sum(s), sum(m) FROM t").await?;
-        assert_eq!(found, expected, "{name}");
+    for (run, files_min) in
+        [("held", FILES_MIN[0]), ("compacted", FILES_MIN[1]), ("spilled", FILES_MIN[0])]
+    {
+        let mut best: Option<(Duration, PipelineStatus, f64)> = None;
+        let (mut baseline, mut expected) = (Duration::MAX, Vec::new());
+        for number in 0..RUNS {
+            let start = now();
+            expected = numbers(&plain, &query).await?;
+            baseline = baseline.min(start.elapsed());
+            let target = folder.path().join(format!("{run}{number}")).display().to_string();
+            let select = format!("{select} e GROUP BY {group}");
+            forget_peak()?;
+            let start = now();
+            let (context, status) =
+                pipeline((&files, &target), &select, (state_bytes_max, files_min)).await?;
+            let (time, peak) = (start.elapsed(), peak_mib()?);
+            let found = numbers(&context, "SELECT count(*), sum(n), sum(s), sum(m) FROM t").await?;
+            assert_eq!(found, expected, "{name}");
+            if best.as_ref().is_none_or(|(least, ..)| time < *least) {
+                best = Some((time, status, peak));
+            }
+        }
+        let (ours, status, peak) = best.ok_or("no run")?;
         let rate = |time: Duration| ROWS as f64 / time.as_secs_f64() / 1e6;
         writeln!(
             std::io::stdout(),
@@ -90,7 +100,9 @@ async fn measure(name: &str, spread: &str) -> Outcome<()> {
             rate(baseline),
             baseline.as_secs_f64() / ours.as_secs_f64()
         )?;
-        state_bytes_max = status.state_bytes / 4;
+        if run == "compacted" {
+            state_bytes_max = status.state_bytes / 4;
+        }
     }
     Ok(())
 }
@@ -99,13 +111,14 @@ async fn measure(name: &str, spread: &str) -> Outcome<()> {
 async fn pipeline(
     (files, target): (&str, &str),
     select: &str,
-    state_bytes_max: u64,
+    (state_bytes_max, files_min): (u64, u64),
 ) -> Outcome<(SessionContext, PipelineStatus)> {
     let context = SessionContext::new_with_config(SessionConfig::new());
     let context = context.with_onefold(Settings::default())?;
     let script = format!(
         "SET onefold.state_bytes_max = {state_bytes_max};
-         CREATE UNBOUNDED EXTERNAL TABLE e (id BIGINT, at TIMESTAMP, v BIGINT,
+         SET onefold.compact_files_min = {files_min};
+         CREATE UNBOUNDED EXTERNAL TABLE e (id BIGINT, at TIMESTAMP(6), v BIGINT,
            WATERMARK FOR at AS at - INTERVAL '1 hour')
          STORED AS PARQUET LOCATION '{files}/';
          CREATE EXTERNAL TABLE t (id BIGINT NOT NULL, minute TIMESTAMP NOT NULL, n BIGINT, s BIGINT,

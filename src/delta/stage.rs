@@ -159,10 +159,8 @@ impl RowShape {
         &self,
         partitions: &[Vec<RecordBatch>],
     ) -> Result<Vec<(FileRows, Bytes)>, DeltaError> {
-        let mut keyed = Vec::with_capacity(partitions.len());
-        for batches in partitions {
-            keyed.extend(self.keyed(batches)?);
-        }
+        let all: Vec<RecordBatch> = partitions.iter().flatten().cloned().collect();
+        let keyed: Vec<Keyed> = self.keyed(&all)?.into_iter().collect();
         let mut lost = vec![Vec::new(); keyed.len()];
         for (part, row) in losers(&keyed, 0, 1) {
             lost[part as usize].push(row);
@@ -326,15 +324,50 @@ fn without(mut keyed: Vec<Keyed>, losers: Vec<Vec<u32>>) -> Result<Vec<Keyed>, D
     Ok(keyed)
 }
 
+/// Which hashes may be there twice: all that are, and few others. Most keys of most commits are there
+/// once, and a few bits for each tell so.
+struct Repeats {
+    bits: u32,
+    seen: Vec<u64>,
+    again: Vec<u64>,
+}
+
+impl Repeats {
+    /// Of at most `count` hashes, of which one in 32 may be taken for one that is there twice.
+    fn new(count: usize, hashes: impl Iterator<Item = u128>) -> Self {
+        let bits = (count * 16).next_power_of_two().max(64).trailing_zeros();
+        let words = vec![0; 1 << (bits - 6)];
+        let mut own = Self { bits, seen: words.clone(), again: words };
+        for hash in hashes {
+            let (word, bit) = own.place(hash);
+            own.again[word] |= own.seen[word] & bit;
+            own.seen[word] |= bit;
+        }
+        own
+    }
+
+    fn may_be(&self, hash: u128) -> bool {
+        let (word, bit) = self.place(hash);
+        self.again[word] & bit != 0
+    }
+
+    #[inline]
+    fn place(&self, hash: u128) -> (usize, u64) {
+        let at = (hash >> (u128::BITS - self.bits)) as usize;
+        (at / 64, 1 << (at % 64))
+    }
+}
+
 /// The rows that lose against another of their key, among the keys of one thread.
 fn losers(keyed: &[Keyed], thread: usize, threads: usize) -> Vec<(u32, u32)> {
-    let total: usize = keyed.iter().map(|own| own.hashes.len()).sum();
+    let is_own = |hash: &u128| *hash as usize % threads == thread;
+    let all = keyed.iter().flat_map(|own| &own.hashes).copied();
+    let repeats = Repeats::new(keyed.iter().map(|own| own.hashes.len()).sum(), all.filter(is_own));
     let mut last: KeyTable<(u32, u32)> = KeyTable::new();
-    last.reserve(total / threads + total / 16);
     let mut losers = Vec::new();
     for (part, own) in keyed.iter().enumerate() {
         for (row, hash) in own.hashes.iter().enumerate() {
-            if *hash as usize % threads != thread {
+            if !is_own(hash) || !repeats.may_be(*hash) {
                 continue;
             }
             let here = (part as u32, row as u32);

@@ -72,7 +72,7 @@ impl Default for DeltaSettings {
         Self {
             checkpoint_interval: 100,
             compact_rows_min: 262_144,
-            compact_files_min: 16,
+            compact_files_min: 32,
             index_keys_min: 100_000,
             index_bytes_max: 4 << 30,
             retention: Duration::from_hours(48),

@@ -53,7 +53,7 @@ pub struct Settings {
     pub compact_rows_min: u64,
 
     /// How many small or worn files make a table compaction worth its while.
-    /// Default 16; at least 2.
+    /// Default 32; at least 2.
     pub compact_files_min: u64,
 
     /// Commits between two Delta checkpoints. Default 100; at least 1. A checkpoint is written
@@ -85,7 +85,7 @@ impl Default for Settings {
             warehouse: String::new(),
             idempotency_token: String::new(),
             compact_rows_min: 262_144,
-            compact_files_min: 16,
+            compact_files_min: 32,
             checkpoint_interval: 100,
             index_bytes_max: 4 << 30,
             retention_hours: 48,

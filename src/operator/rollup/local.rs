@@ -294,9 +294,14 @@ impl Local {
     fn fold(&mut self, batch: &RecordBatch) -> Result<()> {
         let shape = Arc::clone(&self.shape);
         let own = &shape.expressions;
-        let groups = group_columns(own, &self.rising, batch)?;
+        let (groups, same) = group_columns(own, &self.rising, batch)?;
         let finest = GroupingSet { present: vec![true; groups.len()], id: 0 };
-        let ends = shape.ends(&finest, &groups, batch.num_rows())?;
+        let ends = if own.windows.iter().all(|window| same[window.column]) {
+            let first: Vec<ArrayRef> = groups.iter().map(|column| column.slice(0, 1)).collect();
+            vec![shape.ends(&finest, &first, 1)?[0]; batch.num_rows()]
+        } else {
+            shape.ends(&finest, &groups, batch.num_rows())?
+        };
         let hidden = evaluated(&own.hidden, batch)?;
         let keep = self.judge(&hidden, &ends);
         if let Some(keep) = &keep {
@@ -434,11 +439,11 @@ impl Local {
         watermarks: &Int64Array,
         ends: &[i64],
     ) -> Option<u64> {
-        let mut ordinals = positions.values().iter().map(|own| Position(*own).partition());
-        let ordinal = ordinals.next()?;
+        let first = *positions.values().first()?;
+        let differing = positions.values().iter().fold(0, |all, own| all | (own ^ first));
         let earliest = ends.iter().copied().min()?;
         let is_late = self.is_late(earliest, max(watermarks));
-        (!is_late && ordinals.filter(|own| *own != ordinal).count() == 0).then_some(ordinal)
+        (!is_late && Position(differing).partition() == 0).then(|| Position(first).partition())
     }
 
     /// Whether a row has no window, for want of a time, or came after its window was closed.

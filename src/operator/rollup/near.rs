@@ -30,13 +30,13 @@ fn has_zone(expr: &Arc<dyn PhysicalExpr>, input: &Schema) -> bool {
         || expr.children().into_iter().any(|own| has_zone(own, input))
 }
 
-/// The columns of the groups of rows. One that is `rising`, and the same for the earliest and the
-/// latest row, is the same for all.
+/// The columns of the groups of rows, and which of them are known to be the same for all. One that is
+/// `rising`, and the same for the earliest and the latest row, is.
 pub(super) fn group_columns(
     own: &RollupExpressions,
     rising: &[bool],
     batch: &RecordBatch,
-) -> Result<Vec<ArrayRef>> {
+) -> Result<(Vec<ArrayRef>, Vec<bool>)> {
     let outermost = match &own.time {
         Some(time) if rising.contains(&true) => outermost(time, batch)?,
         _ => None,
@@ -46,10 +46,10 @@ pub(super) fn group_columns(
             let two = expr.evaluate(outermost)?.into_array(2)?;
             let earliest = ScalarValue::try_from_array(&two, 0)?;
             if !earliest.is_null() && earliest == ScalarValue::try_from_array(&two, 1)? {
-                return earliest.to_array_of_size(batch.num_rows());
+                return Ok((earliest.to_array_of_size(batch.num_rows())?, true));
             }
         }
-        expr.evaluate(batch)?.into_array(batch.num_rows())
+        Ok((expr.evaluate(batch)?.into_array(batch.num_rows())?, false))
     };
     own.groups.iter().zip(rising).map(column).collect()
 }
@@ -58,15 +58,12 @@ pub(super) fn group_columns(
 fn outermost(time: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<Option<RecordBatch>> {
     let times = time.evaluate(batch)?.into_array(batch.num_rows())?;
     let Some(times) = instants(&times).filter(|times| !times.is_empty()) else { return Ok(None) };
-    let (mut earliest, mut latest) = (0, 0);
-    for (row, at) in times.iter().enumerate() {
-        if *at < times[earliest] {
-            earliest = row;
-        }
-        if *at > times[latest] {
-            latest = row;
-        }
+    let (mut least, mut most) = (i64::MAX, i64::MIN);
+    for at in &times {
+        (least, most) = (least.min(*at), most.max(*at));
     }
+    let earliest = times.iter().position(|at| *at == least).unwrap_or_default();
+    let latest = times.iter().rposition(|at| *at == most).unwrap_or_default();
     let two = UInt32Array::from(vec![earliest as u32, latest as u32]);
     Ok(Some(take_record_batch(batch, &two)?))
 }
@@ -135,7 +132,12 @@ mod tests {
                 .collect();
             let rising = rising(&own, &batch.schema());
             prop_assert_eq!(&rising, &[false, true]);
-            prop_assert_eq!(group_columns(&own, &rising, &batch).unwrap(), expected);
+            let (columns, same) = group_columns(&own, &rising, &batch).unwrap();
+            for (column, _) in columns.iter().zip(same).filter(|(_, is_same)| *is_same) {
+                let first = column.slice(0, 1);
+                prop_assert!((0..column.len()).all(|row| *column.slice(row, 1) == *first));
+            }
+            prop_assert_eq!(columns, expected);
         }
     }
 
