@@ -77,12 +77,20 @@ impl PackedTable {
     /// choose values that meet. Those of `dense`, if it is given, may lie close together, and those of
     /// other columns change seldom.
     pub(super) fn new(groups: usize, columns: usize, dense: Option<usize>, seed: u64) -> Self {
-        let front = dense.map(|column| Lookup::Unknown { column, expected: groups });
-        let slots = (groups * 2).next_power_of_two().max(SLOTS_MIN);
+        let (front, hashed) = match dense {
+            Some(column) => (Lookup::Unknown { column, expected: groups }, 0),
+            None => (Lookup::None, groups),
+        };
         let words = Vec::with_capacity(groups * columns);
-        let slots = vec![Slot::default(); slots];
-        let front = front.unwrap_or(Lookup::None);
-        Self { front, slots, words, nulls: Vec::new(), groups: 0, hashed: 0, seed }
+        Self {
+            front,
+            slots: slots_for(hashed),
+            words,
+            nulls: Vec::new(),
+            groups: 0,
+            hashed: 0,
+            seed,
+        }
     }
 
     /// Adds the number of each row's group to `ids`, and a row of each group that is new to `fresh`, in
@@ -105,8 +113,13 @@ impl PackedTable {
         let columns: [&[u64]; N] = columns.map(AsRef::as_ref);
         let (count, before) = (columns[0].len(), ids.len());
         if let Lookup::Unknown { column, expected } = self.front {
-            let front = Front::new(column, columns[column], expected);
-            self.front = front.map_or(Lookup::None, Lookup::Front);
+            self.front = match Front::new(column, columns[column], expected) {
+                Some(front) => Lookup::Front(front),
+                None => {
+                    self.slots = slots_for(expected);
+                    Lookup::None
+                }
+            };
         }
         let (mut block, mut numbers) = ([0; BLOCK_ROWS], [0; BLOCK_ROWS]);
         for from in (0..count).step_by(BLOCK_ROWS) {
@@ -285,6 +298,11 @@ impl PackedTable {
         }
         self.slots = slots;
     }
+}
+
+/// Room for so many groups.
+fn slots_for(groups: usize) -> Vec<Slot> {
+    vec![Slot::default(); (groups * 2).next_power_of_two().max(SLOTS_MIN)]
 }
 
 /// The word of one column of a group, and those of the others.
