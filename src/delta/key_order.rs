@@ -27,7 +27,8 @@ pub(super) fn key_order(columns: &[ArrayRef]) -> Result<UInt32Array, DeltaError>
         }
         let share = keys.len().div_ceil(threads()).max(1);
         side_by_side(keys.chunks_mut(share), <[u128]>::sort_unstable);
-        keys.sort(); // which merges what is sorted
+        #[allow(clippy::stable_sort_primitive, reason = "it merges what is sorted")]
+        keys.sort();
         return Ok(UInt32Array::from_iter_values(keys.into_iter().map(|key| key as u32)));
     }
     if let [only] = columns {
@@ -130,7 +131,7 @@ mod tests {
                 4 => vec![near, time, small], // more bits than are compared at once
                 5 => vec![large, near],
                 6 => vec![small, time, near],
-                7 => vec![time.clone(), time],
+                7 => vec![Arc::clone(&time), time],
                 _ => vec![time],
             }
         })

@@ -91,7 +91,7 @@ fn plan_rollup(
     let memory = memories.find(&node.operator)?;
     let output = Arc::clone(node.schema.inner());
     let partitions = session.config().target_partitions();
-    plan_epoch_rollup(input, expressions, node.options, output, memory, partitions)
+    plan_epoch_rollup(input, expressions, node.options, output, (memory, partitions))
 }
 
 /// DataFusion's default planner with ours inside.

@@ -308,7 +308,7 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build();
             let all = runtime.unwrap().block_on(async {
                 let own = (0..above).map(|own| plan.execute(own, Arc::clone(&context)).unwrap());
-                let own = own.map(|states| states.try_collect::<Vec<_>>());
+                let own = own.map(TryStreamExt::try_collect::<Vec<_>>);
                 futures::future::try_join_all(own).await.unwrap()
             });
             let mut found = HashMap::new();

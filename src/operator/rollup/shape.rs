@@ -96,8 +96,7 @@ pub fn plan_epoch_rollup(
     expressions: RollupExpressions,
     options: RollupOptions,
     output: SchemaRef,
-    memory: Arc<RollupMemory>,
-    partitions: usize,
+    (memory, partitions): (Arc<RollupMemory>, usize),
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let functions = expressions.aggregates.iter().map(|own| Arc::clone(&own.aggregate));
     let functions: Vec<_> = functions.collect();

@@ -81,7 +81,8 @@ async fn folded(keys: impl Iterator<Item = i64>) -> Folded {
     let options = RollupOptions::default();
     let pool = &context.runtime_env().memory_pool;
     let memory = Arc::new(RollupMemory::new("rollup-0", options, MEMORY, pool));
-    let plan = plan_epoch_rollup(input, expressions, options, Arc::new(output), memory, 2).unwrap();
+    let plan =
+        plan_epoch_rollup(input, expressions, options, Arc::new(output), (memory, 2)).unwrap();
     let rows = collect(Arc::clone(&plan), context.task_ctx()).await.unwrap();
     let total = |column: usize| rows.iter().flat_map(move |own| numbers(own, column).to_vec());
     assert_eq!(total(2).sum::<i64>(), (0..keys.len() as i64).sum::<i64>());
