@@ -15,7 +15,7 @@ use std::sync::{Arc, LazyLock};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// Bytes of decoded rows of one file that wait at most.
-const BYTES_MAX: usize = 16 << 20;
+const BYTES_MAX: usize = 32 << 20;
 /// Batches of one file that wait at most.
 const BATCHES_MAX: usize = 256;
 /// Files that are decoded at the same time, at most.
