@@ -32,6 +32,8 @@ pub(super) struct Front {
     windows: Vec<Window>,
     /// The window of the row before.
     latest: usize,
+    /// A window without room, so that the rows behind its first one are not looked for.
+    left_out: Option<Others>,
 }
 
 #[derive(Debug)]
@@ -59,7 +61,8 @@ impl Front {
         }
         let windows_max = usize::try_from(4 * dense / length).ok()?.min(WINDOWS_MAX);
         let first = (least as u64).wrapping_sub(room);
-        Some(Self { column, first, length, windows_max, windows: Vec::new(), latest: 0 })
+        let windows = Vec::with_capacity(windows_max);
+        Some(Self { column, first, length, windows_max, windows, latest: 0, left_out: None })
     }
 
     /// The number of a group, and one more, if it is of the window of the row before; else 0.
@@ -74,7 +77,7 @@ impl Front {
     #[inline]
     pub(super) fn place(&mut self, value: u64, others: Others) -> Option<&mut u32> {
         let at = value.wrapping_sub(self.first);
-        if at >= self.length {
+        if at >= self.length || self.left_out == Some(others) {
             return None;
         }
         if self.windows.get(self.latest).is_none_or(|window| window.others != others) {
@@ -94,8 +97,12 @@ impl Front {
     #[cold]
     fn find_or_add(&mut self, others: Others) -> Option<usize> {
         let known = self.windows.iter().position(|window| window.others == others);
-        if known.is_some() || self.windows.len() == self.windows_max {
+        if known.is_some() {
             return known;
+        }
+        if self.windows.len() == self.windows_max {
+            self.left_out = Some(others);
+            return None;
         }
         self.windows.push(Window { others, numbers: vec![0; self.length as usize] });
         Some(self.windows.len() - 1)
@@ -131,7 +138,10 @@ mod tests {
         for window in 0..WINDOWS_MAX as u64 {
             *front.place(5, [window, 0]).unwrap() = 1;
         }
-        assert!(front.place(5, [99, 0]).is_none());
+        for window in [99, 98, 99] {
+            assert!(front.place(5, [window, 0]).is_none());
+        }
+        assert_eq!(front.place(5, [3, 0]), Some(&mut 1), "it has one");
         assert_eq!((front.get(5, [3, 0]), front.get(6, [3, 0])), (Some(1), None));
         assert_eq!((front.get(5, [99, 0]), front.get(1_000, [3, 0])), (None, None));
         assert!(front.place(1_000, [3, 0]).is_none() && front.place(u64::MAX, [3, 0]).is_some());
