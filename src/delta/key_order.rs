@@ -128,7 +128,7 @@ mod tests {
                 1 => vec![small, day, near],
                 2 => vec![near, text],
                 3 => vec![text],
-                4 => vec![near, time, small], // more bits than are compared at once
+                4 => vec![Arc::clone(&time), time, near], // more bits than are compared at once
                 5 => vec![large, near],
                 6 => vec![small, time, near],
                 7 => vec![Arc::clone(&time), time],

@@ -333,7 +333,7 @@ struct Repeats {
 }
 
 impl Repeats {
-    /// Of at most `count` hashes, of which one in 32 may be taken for one that is there twice.
+    /// Of about `count` hashes, of which one in 16 may be taken for one that is there twice.
     fn new(count: usize, hashes: impl Iterator<Item = u128>) -> Self {
         let bits = (count * 16).next_power_of_two().max(64).trailing_zeros();
         let words = vec![0; 1 << (bits - 6)];
@@ -361,8 +361,9 @@ impl Repeats {
 /// The rows that lose against another of their key, among the keys of one thread.
 fn losers(keyed: &[Keyed], thread: usize, threads: usize) -> Vec<(u32, u32)> {
     let is_own = |hash: &u128| *hash as usize % threads == thread;
+    let total: usize = keyed.iter().map(|own| own.hashes.len()).sum();
     let all = keyed.iter().flat_map(|own| &own.hashes).copied();
-    let repeats = Repeats::new(keyed.iter().map(|own| own.hashes.len()).sum(), all.filter(is_own));
+    let repeats = Repeats::new(total.div_ceil(threads), all.filter(is_own));
     let mut last: KeyTable<(u32, u32)> = KeyTable::new();
     let mut losers = Vec::new();
     for (part, own) in keyed.iter().enumerate() {

@@ -89,9 +89,8 @@ impl Front {
     /// The number of a group, and one more, if it is here.
     pub(super) fn get(&self, value: u64, others: Others) -> Option<u32> {
         let at = value.wrapping_sub(self.first);
-        let mut windows = self.windows.iter().filter(|_| at < self.length);
-        let window = windows.find(|window| window.others == others)?;
-        Some(window.numbers[at as usize]).filter(|number| *number > 0)
+        let window = self.windows.iter().find(|window| window.others == others)?;
+        window.numbers.get(at as usize).copied().filter(|number| *number > 0)
     }
 
     #[cold]
